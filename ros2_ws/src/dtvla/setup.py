@@ -1,0 +1,44 @@
+"""Packages dtvla for colcon (ament_python) and for `pip install -e`.
+
+The folders launch/ and urdf/ live at the top of the repository and are installed into share/dtvla.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# colcon --symlink-install runs this file through a link in its build folder, hence the resolve().
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parents[2]
+
+
+def share(folder: Path, name: str) -> list[tuple[str, list[str]]]:
+    """Lists (install folder, files) for everything below `folder`, to be installed as share/dtvla/`name`."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            target = Path("share/dtvla", name, path.parent.relative_to(folder))
+            groups.setdefault(str(target), []).append(os.path.relpath(path))
+    return list(groups.items())
+
+
+setup(
+    name="dtvla",
+    version="0.1.0",
+    description="Deployment runtime for DeepThinkVLA policies: see, think aloud, move the arm.",
+    license="Apache-2.0",
+    maintainer="The dtvla authors",
+    maintainer_email="dtvla@users.noreply.github.com",
+    packages=find_packages(include=["dtvla", "dtvla.*"]),
+    python_requires=">=3.10",
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/dtvla"]),
+        ("share/dtvla", ["package.xml"]),
+        *share(REPOSITORY / "launch", "launch"),
+        *share(REPOSITORY / "urdf", "urdf"),
+        *share(PACKAGE / "bundles", "bundles"),
+        *share(PACKAGE / "config", "config"),
+    ],
+    entry_points={"console_scripts": ["dtvla = dtvla.cli:main"]},
+)
