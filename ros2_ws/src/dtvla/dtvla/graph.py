@@ -1,0 +1,135 @@
+"""The one table of nodes: what runs, in which order it comes alive, and with which parameters.
+
+`launch/policy.launch.py` (real launch_ros) and the pip launcher (`dtvla up`) both read it, so the two
+cannot drift apart. Nothing here imports ROS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ParameterValue = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node of the graph.
+
+    Attributes:
+        name: node name, the name of its executable and of its parameter file `config/<name>.yaml`.
+        module: Python module whose `main()` runs the node.
+        sentence: what the node does, for people.
+        lifecycle: whether it must be configured and activated (the console need not).
+        option: the option of `GraphOptions` that switches it on; None when it always runs.
+        remappings: pairs (from, to) of topic names.
+    """
+
+    name: str
+    module: str
+    sentence: str
+    lifecycle: bool = True
+    option: str | None = None
+    remappings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def executable(self) -> str:
+        """Name of the console script that `ros2 run dtvla ...` and launch_ros start."""
+        return self.name
+
+
+# Configured and activated from top to bottom, stopped from bottom to top: the ones that listen come
+# first, the world that ticks comes last.
+NODES = (
+    NodeSpec("recorder_node", "dtvla.nodes.recorder_node", "writes the bag and the videos", option="record"),
+    NodeSpec("console_node", "dtvla.nodes.console_node", "shows the thought as it grows", False, "console"),
+    NodeSpec(
+        "reasoning_markers_node",
+        "dtvla.nodes.reasoning_markers_node",
+        "draws the thought and the planned path for rviz",
+        option="markers",
+    ),
+    NodeSpec("controller_node", "dtvla.nodes.controller_node", "turns chunks into clamped commands"),
+    NodeSpec("policy_node", "dtvla.nodes.policy_node", "sees, thinks and proposes action chunks"),
+    NodeSpec("libero_bridge_node", "dtvla.nodes.libero_bridge_node", "the simulated robot", option="simulator"),
+)
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the user chooses about a graph.
+
+    Attributes:
+        bundle: folder of the policy bundle.
+        suite, task, seed: the scene of the first episode.
+        realtime: True lets the world move on while the policy thinks; False is lockstep.
+        max_steps: control periods per episode; 0 takes the task's own limit.
+        simulator, console, record, markers: which optional nodes run.
+        output: folder for logs, bag and videos.
+    """
+
+    bundle: Path
+    suite: str = "embedded"
+    task: int = 0
+    seed: int = 0
+    realtime: bool = False
+    max_steps: int = 0
+    simulator: bool = True
+    console: bool = True
+    record: bool = False
+    markers: bool = False
+    output: Path = Path("runs")
+
+
+def selected(options: GraphOptions) -> list[NodeSpec]:
+    """The nodes that run under these options, in lifecycle order."""
+    return [node for node in NODES if node.option is None or getattr(options, node.option)]
+
+
+def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
+    """Parameters that the options decide, by node name; they win over the parameter files."""
+    lockstep = not options.realtime
+    return {
+        "libero_bridge_node": {
+            "suite": options.suite,
+            "task": options.task,
+            "seed": options.seed,
+            "lockstep": lockstep,
+            "max_steps": options.max_steps,
+        },
+        "policy_node": {"bundle": str(options.bundle), "use_sim_time": options.simulator},
+        "controller_node": {"lockstep": lockstep, "use_sim_time": options.simulator},
+        "recorder_node": {"output": str(options.output), "use_sim_time": options.simulator},
+        "reasoning_markers_node": {"use_sim_time": options.simulator},
+    }
+
+
+def share_folder() -> Path:
+    """The folder that holds `config/` and `bundles/`: the source tree, or share/dtvla of an installation.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    candidates = [Path(__file__).resolve().parents[1]]
+    candidates += [Path(prefix) / "share" / "dtvla" for prefix in prefixes if prefix]
+    for folder in candidates:
+        if (folder / "config").is_dir():
+            return folder
+    raise FileNotFoundError(
+        "The folder share/dtvla with the parameter files was not found. Run `make setup`, or source "
+        "ros2_ws/install/setup.bash."
+    )
+
+
+def parameter_file(node: NodeSpec) -> Path | None:
+    """The node's parameter file, or None when it has no parameters."""
+    path = share_folder() / "config" / f"{node.name}.yaml"
+    return path if path.is_file() else None
+
+
+def default_bundle() -> Path:
+    """The bundle that ships with the package."""
+    return share_folder() / "bundles" / "embedded"
