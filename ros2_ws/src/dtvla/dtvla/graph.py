@@ -6,10 +6,10 @@ cannot drift apart. Nothing here imports ROS.
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from dtvla.resources import resource
 
 ParameterValue = bool | int | float | str
 
@@ -42,7 +42,7 @@ class NodeSpec:
 
 # Configured and activated from top to bottom, stopped from bottom to top: the ones that listen come
 # first, the world that ticks comes last.
-NODES = (
+GRAPH = (
     NodeSpec("recorder_node", "dtvla.nodes.recorder_node", "writes the bag and the videos", option="record"),
     NodeSpec("console_node", "dtvla.nodes.console_node", "shows the thought as it grows", False, "console"),
     NodeSpec(
@@ -85,7 +85,7 @@ class GraphOptions:
 
 def selected(options: GraphOptions) -> list[NodeSpec]:
     """The nodes that run under these options, in lifecycle order."""
-    return [node for node in NODES if node.option is None or getattr(options, node.option)]
+    return [node for node in GRAPH if node.option is None or getattr(options, node.option)]
 
 
 def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
@@ -106,30 +106,11 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
     }
 
 
-def share_folder() -> Path:
-    """The folder that holds `config/` and `bundles/`: the source tree, or share/dtvla of an installation.
-
-    Raises:
-        FileNotFoundError: neither exists.
-    """
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    candidates = [Path(__file__).resolve().parents[1]]
-    candidates += [Path(prefix) / "share" / "dtvla" for prefix in prefixes if prefix]
-    for folder in candidates:
-        if (folder / "config").is_dir():
-            return folder
-    raise FileNotFoundError(
-        "The folder share/dtvla with the parameter files was not found. Run `make setup`, or source "
-        "ros2_ws/install/setup.bash."
-    )
-
-
 def parameter_file(node: NodeSpec) -> Path | None:
     """The node's parameter file, or None when it has no parameters."""
-    path = share_folder() / "config" / f"{node.name}.yaml"
-    return path if path.is_file() else None
+    return resource(f"config/{node.name}.yaml") if node.name != "console_node" else None
 
 
 def default_bundle() -> Path:
     """The bundle that ships with the package."""
-    return share_folder() / "bundles" / "embedded"
+    return resource("bundles/embedded")

@@ -1,0 +1,77 @@
+"""Shared-memory files that a killed DDS process leaves behind in /dev/shm.
+
+Fast DDS removes its own on a clean end; after SIGKILL nobody does. A file is swept only when it is
+ours, young enough to be from our run, and no living process has it open, mapped or locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+SHM = Path("/dev/shm")
+_STEM = re.compile(r"^(?:sem\.)?(fastdds_[0-9a-z]+?)(?:_el|_sl|_mutex)?$")
+
+
+def stem_of(name: str) -> str | None:
+    """What belongs together: `fastdds_port7413` for `sem.fastdds_port7413_mutex`; None for other files."""
+    found = _STEM.match(name)
+    return found[1] if found else None
+
+
+def stems_in_use(proc: Path = Path("/proc"), shm: Path = SHM) -> set[str]:
+    """The stems of all files below `shm` that a living process has mapped or open."""
+    used: set[str] = set()
+    pattern = re.compile(re.escape(str(shm)) + r"/(\S+)")
+    for process in proc.glob("[0-9]*"):
+        try:
+            texts = [(process / "maps").read_text()]
+            texts += [os.readlink(link) for link in (process / "fd").iterdir()]
+        except OSError:  # it ended meanwhile, or belongs to somebody else
+            continue
+        for text in texts:
+            used.update(stem for name in pattern.findall(text) if (stem := stem_of(name)))
+    return used
+
+
+def sweep(since_s: float, shm: Path = SHM) -> list[Path]:
+    """Removes our unused Fast DDS files that were made after `since_s` (Unix time); returns them."""
+    if not shm.is_dir():
+        return []
+    groups: dict[str, list[Path]] = {}
+    for path in shm.iterdir():
+        stem = stem_of(path.name)
+        if stem is not None:
+            groups.setdefault(stem, []).append(path)
+    used = stems_in_use(shm=shm)
+    gone = []
+    for stem, paths in groups.items():
+        if stem in used or not _all_ours(paths, since_s) or _locked(shm / f"{stem}_el"):
+            continue
+        for path in paths:
+            path.unlink(missing_ok=True)
+            gone.append(path)
+    return gone
+
+
+def _all_ours(paths: Iterable[Path], since_s: float) -> bool:
+    try:
+        states = [path.stat() for path in paths]
+    except FileNotFoundError:
+        return False
+    return all(state.st_uid == os.getuid() and state.st_ctime >= since_s for state in states)
+
+
+def _locked(path: Path) -> bool:
+    """Whether a process holds Fast DDS's lock on this file (also one whose /proc entry we may not read)."""
+    try:
+        with path.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

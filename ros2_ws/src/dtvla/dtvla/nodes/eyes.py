@@ -1,0 +1,78 @@
+"""What the policy node has seen: the newest picture of every camera, paired by their stamps. No ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.control.chunks import NS_PER_S
+
+JUMP_NS = NS_PER_S // 2  # stamps that jump by more than this mean another episode
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pictures of all cameras from one moment; `stamp_ns` is the newest capture time among them."""
+
+    stamp_ns: int
+    pictures: Mapping[str, NDArray[np.uint8]]
+
+
+class Eyes:
+    """Pairs camera pictures.
+
+    Args:
+        cameras: names of the cameras a look needs.
+        tolerance_s: largest difference between the stamps of one look.
+    """
+
+    def __init__(self, cameras: Iterable[str], tolerance_s: float) -> None:
+        self._tolerance_ns = round(tolerance_s * NS_PER_S)
+        self._newest: dict[str, tuple[int, NDArray[np.uint8]]] = {}
+        self._seen_s: dict[str, float | None] = dict.fromkeys(cameras)
+
+    def see(self, camera: str, stamp_ns: int, picture: NDArray[np.uint8], now_s: float) -> Look | None:
+        """Takes a picture in; returns a look when it completes one."""
+        self._newest[camera] = (stamp_ns, picture)
+        self._seen_s[camera] = now_s
+        if len(self._newest) < len(self._seen_s):
+            return None
+        stamps = [stamp for stamp, _ in self._newest.values()]
+        if max(stamps) - min(stamps) > self._tolerance_ns:
+            return None
+        return Look(max(stamps), {name: self._newest[name][1] for name in self._seen_s})
+
+    def drop(self, camera: str) -> None:
+        """Forgets the camera's picture: its newest one was refused."""
+        self._newest.pop(camera, None)
+
+    def silent(self, now_s: float, timeout_s: float, since_s: float) -> list[str]:
+        """Cameras that sent nothing for `timeout_s` (counted from `since_s` when they never did)."""
+        return [
+            name
+            for name, seen_s in self._seen_s.items()
+            if now_s - (since_s if seen_s is None else seen_s) >= timeout_s
+        ]
+
+
+@dataclass
+class Cadence:
+    """Says when the next decision is due: once per `execute_steps` control periods, or after a jump."""
+
+    interval_ns: int
+    period_ns: int
+    last_ns: int | None = None
+
+    def due(self, stamp_ns: int) -> bool:
+        """Whether a decision on a look at `stamp_ns` is due."""
+        if self.last_ns is None or stamp_ns < self.last_ns:
+            return True
+        waited = stamp_ns - self.last_ns
+        return 2 * waited >= 2 * self.interval_ns - self.period_ns or waited - self.interval_ns > JUMP_NS
+
+    def repeated(self, stamp_ns: int) -> bool:
+        """Whether a look at `stamp_ns` shows that the world waits for the decision already taken."""
+        return stamp_ns == self.last_ns

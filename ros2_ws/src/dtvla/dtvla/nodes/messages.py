@@ -1,0 +1,164 @@
+"""Between ROS messages and plain arrays: the only code that knows both sides."""
+
+from __future__ import annotations
+
+import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
+from geometry_msgs.msg import Vector3
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+
+from dtvla.control.arbiter import Command
+from dtvla.control.chunks import NS_PER_S, Chunk
+from dtvla.control.limits import check_layout
+from dtvla.nodes.parameters import Refusal
+
+if TYPE_CHECKING:  # the controller must not carry the policy's libraries
+    from dtvla.policy.spec import PolicySpec
+
+ENCODING = "rgb8"
+MAX_IMAGE_SIDE_PX = 4096
+
+
+def to_ns(stamp: Time) -> int:
+    """A ROS time as integer nanoseconds."""
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
+
+
+def to_time(nanoseconds: int) -> Time:
+    """Integer nanoseconds as a ROS time."""
+    return Time(sec=nanoseconds // NS_PER_S, nanosec=nanoseconds % NS_PER_S)
+
+
+def to_duration(seconds: float) -> Duration:
+    """Seconds as a ROS duration."""
+    nanoseconds = round(seconds * NS_PER_S)
+    return Duration(sec=nanoseconds // NS_PER_S, nanosec=nanoseconds % NS_PER_S)
+
+
+def image_message(picture: NDArray[np.uint8], stamp: Time, frame: str) -> Image:
+    """RGB uint8 [H, W, 3] as a message."""
+    height, width, _ = picture.shape
+    message = Image(height=height, width=width, encoding=ENCODING, step=3 * width)
+    message.header.stamp = stamp
+    message.header.frame_id = frame
+    message.data = array.array("B", picture.tobytes())  # any other type is copied byte by byte
+    return message
+
+
+def picture_from(message: Image, camera: str) -> NDArray[np.uint8]:
+    """The picture of an image message, RGB uint8 [H, W, 3], without a copy.
+
+    Raises:
+        Refusal: another encoding, an impossible size, or data that do not fill it.
+    """
+    height, width = message.height, message.width
+    if message.encoding != ENCODING:
+        raise Refusal(
+            f"The images of camera '{camera}' are encoded as '{message.encoding}'; '{ENCODING}' is needed. "
+            "Set the driver's output encoding, or convert them (image_proc)."
+        )
+    if not (0 < height <= MAX_IMAGE_SIDE_PX and 0 < width <= MAX_IMAGE_SIDE_PX):
+        raise Refusal(f"Camera '{camera}' sent an image of {width}x{height} px; 1 to {MAX_IMAGE_SIDE_PX} are possible.")
+    if message.step < 3 * width or len(message.data) != height * message.step:
+        raise Refusal(
+            f"Camera '{camera}' sent {len(message.data)} bytes in rows of {message.step} for {width}x{height} px; "
+            f"{height * 3 * width} bytes in rows of {3 * width} are needed. Check the camera's driver."
+        )
+    rows = np.frombuffer(message.data, np.uint8).reshape(height, message.step)
+    return rows[:, : 3 * width].reshape(height, width, 3)
+
+
+def metric(spec: PolicySpec, raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Raw actions [h, 7] as translations [h, 3] m, rotations [h, 3] rad and gripper openings [h] m."""
+    gripper = spec.gripper
+    closing = (raw[:, 6] - gripper.open_value) / (gripper.closed_value - gripper.open_value)
+    opening = gripper.opening_m * (1.0 - np.clip(closing, 0.0, 1.0))
+    return raw[:, :3] * spec.action_scale.position_m, raw[:, 3:6] * spec.action_scale.rotation_rad, opening
+
+
+def chunk_message(
+    spec: PolicySpec, raw: NDArray[np.float64], *, decision_id: int, stamp_ns: int, base_frame: str
+) -> ActionChunk:
+    """Raw actions [h, 7] as a chunk, without its words and its duration."""
+    translations, rotations, openings = metric(spec, raw)
+    message = ActionChunk(
+        decision_id=decision_id,
+        horizon=len(raw),
+        execute_steps=min(spec.execute_steps, len(raw)),
+        control_period=spec.control_period_s,
+        translations=_doubles(translations),
+        rotations=_doubles(rotations),
+        gripper_openings=_doubles(openings),
+        raw_actions=_doubles(raw),
+    )
+    message.header.stamp = to_time(stamp_ns)
+    message.header.frame_id = base_frame
+    return message
+
+
+def chunk_from(message: ActionChunk, base_frame: str) -> Chunk:
+    """The chunk in a message, with its arrays in shape.
+
+    Raises:
+        Refusal: counts that do not fit, or another frame. (Values are checked by `limits.check_chunk`.)
+    """
+    flat = {
+        "translations": np.asarray(message.translations, np.float64),
+        "rotations": np.asarray(message.rotations, np.float64),
+        "gripper_openings": np.asarray(message.gripper_openings, np.float64),
+        "raw_actions": np.asarray(message.raw_actions, np.float64),
+    }
+    sentence = check_layout(
+        horizon=message.horizon,
+        execute_steps=message.execute_steps,
+        period_s=message.control_period,
+        sizes={name: len(values) for name, values in flat.items()},
+    )
+    if sentence is None and message.header.frame_id != base_frame:
+        sentence = (
+            f"The chunk's deltas are in frame '{message.header.frame_id}'; the controller works in "
+            f"'{base_frame}'. Give both nodes the same base_frame."
+        )
+    if sentence is not None:
+        raise Refusal(sentence)
+    return Chunk(
+        decision_id=message.decision_id,
+        stamp_ns=to_ns(message.header.stamp),
+        period_ns=round(message.control_period * NS_PER_S),
+        execute_steps=message.execute_steps,
+        translations=flat["translations"].reshape(-1, 3),
+        rotations=flat["rotations"].reshape(-1, 3),
+        gripper_openings=flat["gripper_openings"],
+        raw_actions=flat["raw_actions"].reshape(-1, 7),
+    )
+
+
+def delta_message(command: Command, base_frame: str) -> EndEffectorDelta:
+    """The controller's answer to one tick as a message."""
+    message = EndEffectorDelta(
+        decision_id=command.decision_id,
+        row=command.row,
+        translation=_vector(command.translation),
+        rotation=_vector(command.rotation),
+        gripper_opening=command.gripper_opening_m,
+        hold=command.hold,
+    )
+    message.header.stamp = to_time(command.tick_ns)
+    message.header.frame_id = base_frame
+    if command.raw_action is not None:
+        message.raw_action = _doubles(command.raw_action)
+    return message
+
+
+def _vector(values: NDArray[np.float64]) -> Vector3:
+    x, y, z = (float(value) for value in values)
+    return Vector3(x=x, y=y, z=z)
+
+
+def _doubles(values: NDArray[np.float64]) -> array.array[float]:
+    return array.array("d", np.ascontiguousarray(values, np.float64).tobytes())

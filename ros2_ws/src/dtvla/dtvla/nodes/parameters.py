@@ -1,0 +1,167 @@
+"""Parameters of the nodes: one schema each, checked when a node is configured.
+
+The YAML files in `config/` are checked against these schemas by a test. No ROS in here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Value = bool | int | float | str
+
+
+class Refusal(ValueError):
+    """Something the node will not work with; the message is a plain sentence with a remedy."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a node.
+
+    Attributes:
+        name: as in the YAML file; it carries its unit.
+        default: gives the type as well (bool, int, float or str).
+        sentence: what it does.
+        unit: for people; empty when it has none.
+        low, high: inclusive bounds of a number.
+        choices: allowed strings; empty allows all.
+    """
+
+    name: str
+    default: Value
+    sentence: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    @property
+    def bounds(self) -> str:
+        """What is allowed, in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "true or false"
+        if isinstance(self.default, str):
+            return "text"
+        low, high = self.low, self.high
+        if math.isinf(low) and math.isinf(high):
+            return "any number"
+        if math.isinf(high):
+            return f"at least {low:g}"
+        return f"at most {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
+
+    def check(self, value: object) -> Value:
+        """Returns `value` with the right type.
+
+        Raises:
+            Refusal: wrong type or out of bounds.
+        """
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        unit = f" {self.unit}" if self.unit else ""
+        wanted = f"it must be {kind.__name__}, {self.bounds}{unit} (default {self.default!r})"
+        if type(value) is not kind:
+            raise Refusal(f"Parameter '{self.name}' is {value!r}; {wanted}.")
+        assert isinstance(value, (bool, int, float, str))
+        if isinstance(value, (int, float)) and not (self.low <= value <= self.high):
+            raise Refusal(f"Parameter '{self.name}' is {value!r}; {wanted}.")
+        if self.choices and value not in self.choices:
+            raise Refusal(f"Parameter '{self.name}' is {value!r}; {wanted}.")
+        return value
+
+
+Schema = Sequence[Parameter]
+
+
+class Settings:
+    """Checked parameter values, read with the type the caller knows them to have."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = dict(values)
+
+    def flag(self, name: str) -> bool:
+        return bool(self._values[name])
+
+    def integer(self, name: str) -> int:
+        return int(self._values[name])
+
+    def number(self, name: str) -> float:
+        return float(self._values[name])
+
+    def text(self, name: str) -> str:
+        return str(self._values[name])
+
+
+def validate(schema: Schema, values: Mapping[str, object]) -> Settings:
+    """Checks all values of a node against its schema.
+
+    Raises:
+        Refusal: the first parameter that does not fit.
+    """
+    return Settings({parameter.name: parameter.check(values[parameter.name]) for parameter in schema})
+
+
+BASE_FRAME = Parameter("base_frame", "panda_link0", "Frame of all poses and deltas: the robot's base.")
+
+LIBERO_BRIDGE = (
+    Parameter("suite", "embedded", "Benchmark suite of the first episode."),
+    Parameter("task", 0, "Index of the task in the suite.", low=0, high=1000),
+    Parameter("seed", 0, "Seed of the object placement of the first episode.", low=0, high=2**31 - 1),
+    Parameter("autostart", True, "Start the first episode on activation, without waiting for /reset_scene."),
+    Parameter("repeat", False, "Start the next episode (seed + 1) when one is over."),
+    Parameter("image_size_px", 128, "Side of the square camera images.", "px", 32, 1024),
+    Parameter("fast_rendering", True, "Render without shadows, multi-sampling and reflections."),
+    Parameter("lockstep", True, "The world waits for each command; false lets it run at 20 Hz."),
+    Parameter("max_steps", 0, "Control periods per episode; 0 takes the task's own limit.", low=0, high=100000),
+    Parameter("resend_after_s", 1.0, "Publish a tick again when no command came for so long.", "s", 0.05, 60.0),
+    BASE_FRAME,
+)
+
+POLICY = (
+    Parameter("bundle", "", "Folder of the policy bundle; empty takes the one that ships with the package."),
+    Parameter("backend", "auto", "Inference backend.", choices=("auto", "onnxruntime")),
+    Parameter("threads", 0, "Inference threads; 0 lets the backend choose.", low=0, high=256),
+    Parameter("instruction", "", "Instruction to start with; empty waits for /instruction or a goal."),
+    Parameter("max_instruction_characters", 500, "Longer instructions are refused.", "characters", 1, 100000),
+    Parameter("pair_tolerance_s", 0.01, "Largest difference between the stamps of two cameras.", "s", 0.0, 1.0),
+    Parameter("image_timeout_s", 2.0, "A camera silent for so long is reported.", "s", 0.1, 60.0),
+    BASE_FRAME,
+)
+
+CONTROLLER = (
+    Parameter("lockstep", True, "Leave a tick unanswered until its chunk comes; false holds instead."),
+    Parameter("max_chunk_age_s", 1.0, "In real time, older chunks are refused.", "s", 0.01, 60.0),
+    Parameter("max_linear_velocity_m_s", 1.8, "Longer translations are shortened.", "m/s", 0.001, 3.0),
+    Parameter("max_angular_velocity_rad_s", 18.0, "Larger rotations are reduced.", "rad/s", 0.001, 20.0),
+    Parameter("min_gripper_opening_m", 0.0, "Smallest commanded opening.", "m", 0.0, 0.2),
+    Parameter("max_gripper_opening_m", 0.08, "Largest commanded opening.", "m", 0.0, 0.2),
+    BASE_FRAME,
+)
+
+RECORDER = (
+    Parameter("output", "runs/recording", "Folder for the bag and the videos; created when missing."),
+    Parameter("bag", True, "Write an MCAP bag of all topics."),
+    Parameter("bag_images", True, "Put the camera images into the bag as well (2 MB per second)."),
+    Parameter("video", True, "Write one MP4 per episode: the cameras beside the thought."),
+    Parameter("frame_rate_hz", 20.0, "Frame rate of the video: one frame per control period.", "Hz", 1.0, 120.0),
+)
+
+REASONING_MARKERS = (
+    Parameter("text_height_m", 0.03, "Height of the letters.", "m", 0.005, 0.5),
+    Parameter("text_offset_m", 0.25, "How far above the gripper the thought stands.", "m", 0.0, 2.0),
+    Parameter("line_width_m", 0.006, "Width of the planned path.", "m", 0.001, 0.1),
+    Parameter("wrap_characters", 36, "Characters per line of the thought.", "characters", 10, 200),
+    BASE_FRAME,
+)
+
+SCHEMAS: dict[str, Schema] = {
+    "libero_bridge_node": LIBERO_BRIDGE,
+    "policy_node": POLICY,
+    "controller_node": CONTROLLER,
+    "recorder_node": RECORDER,
+    "reasoning_markers_node": REASONING_MARKERS,
+}

@@ -1,0 +1,67 @@
+"""Runs one node as a process that ends when it is told to, and never outlives its launcher."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+PARENT_VARIABLE = "DTVLA_LAUNCHER_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_launcher() -> None:
+    """Asks the kernel for SIGTERM when the launcher dies, however it dies (even by SIGKILL).
+
+    Does nothing for a node that was started by hand. Linux only: elsewhere the launcher's own
+    clean-up has to do.
+    """
+    launcher = os.environ.get(PARENT_VARIABLE)
+    if launcher is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(launcher):  # it died before the line above
+        raise SystemExit(1)
+
+
+def run(make_node: Callable[[], Node]) -> int:
+    """Spins the node until SIGINT or SIGTERM; returns the exit status."""
+    end_with_launcher()
+    try:
+        rclpy.init()
+    except Exception as error:
+        print(f"ROS could not start: {error}. Check the arguments behind --ros-args.", file=sys.stderr)
+        return 2
+    node = make_node()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        _spin(executor, node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        close = getattr(node, "close", None)
+        if close is not None:
+            close()
+        executor.shutdown(timeout_sec=1.0)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
+    """Spins on whatever a callback raises: a robot's process reports its fault and stays alive."""
+    while True:
+        try:
+            executor.spin()
+            return
+        except (KeyboardInterrupt, ExternalShutdownException):
+            raise
+        except Exception as error:
+            node.get_logger().error(f"A callback failed: {type(error).__name__}: {error}")

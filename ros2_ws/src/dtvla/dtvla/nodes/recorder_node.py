@@ -1,0 +1,144 @@
+"""The recorder node: an MCAP bag of all topics, and one MP4 per episode.
+
+Everything is received serialised; only what the video shows is taken apart.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from dtvla.nodes import qos
+from dtvla.nodes.bag import Bag
+from dtvla.nodes.base import GraphNode
+from dtvla.nodes.messages import picture_from, to_ns
+from dtvla.nodes.parameters import RECORDER
+from dtvla.nodes.process import run
+from dtvla.nodes.video import Caption, EpisodeVideo, Painter
+
+CAMERAS = ("agentview", "wrist")
+FINAL_FRAMES = 20  # the outcome stays readable for a second
+DIAGNOSTICS = QoSProfile(depth=50)
+TOPICS: tuple[tuple[str, type, QoSProfile], ...] = (
+    *((f"/{camera}/image_raw", Image, qos.SENSOR) for camera in CAMERAS),
+    ("/joint_states", JointState, qos.SENSOR),
+    ("/ee_pose", PoseStamped, qos.SENSOR),
+    ("/instruction", String, qos.LATCHED),
+    ("/policy/action_chunk", ActionChunk, qos.COMMAND),
+    ("/policy/reasoning", Reasoning, qos.STREAM),
+    ("/controller/ee_delta", EndEffectorDelta, qos.COMMAND),
+    ("/task_state", TaskState, qos.LATCHED),
+    ("/diagnostics", DiagnosticArray, DIAGNOSTICS),
+)
+
+
+class RecorderNode(GraphNode):
+    """Records until it is deactivated or ended; files are complete then."""
+
+    schema = RECORDER
+
+    def __init__(self) -> None:
+        super().__init__("recorder_node")
+        self._bag: Bag | None = None
+        self._video: EpisodeVideo | None = None
+
+    def configure(self) -> None:
+        self._output = Path(self.settings.text("output"))
+        self._painter = Painter()
+
+    def activate(self) -> None:
+        if self.settings.flag("bag"):
+            self._bag = Bag(self._output / "bag")
+        self._pictures: dict[str, NDArray[np.uint8]] = {}
+        self._shown: tuple[dict[str, NDArray[np.uint8]], TaskState] | None = None
+        self._thought, self._decision = "", ""
+        for topic, kind, quality in TOPICS:
+            callback = self.guarded(partial(self._on_message, topic, kind))
+            self.live(self.create_subscription(kind, topic, callback, quality, raw=True), self.destroy_subscription)
+
+    def deactivate(self) -> None:
+        self._end_video()
+        if self._bag is not None:
+            self._bag.close()
+            self._bag = None
+
+    def _on_message(self, topic: str, kind: type, data: bytes) -> None:
+        if self._bag is not None and (kind is not Image or self.settings.flag("bag_images")):
+            package = kind.__module__.split(".")[0]
+            self._bag.write(topic, f"{package}/msg/{kind.__name__}", time.time_ns(), data)
+        if self.settings.flag("video"):
+            show = {Image: self._show_image, Reasoning: self._show_thought, ActionChunk: self._show_decision}
+            show[TaskState] = self._show_state
+            if kind in show:
+                show[kind](topic, deserialize_message(data, kind))
+
+    def _show_image(self, topic: str, message: Image) -> None:
+        camera = topic.split("/")[1]
+        self._pictures[camera] = picture_from(message, camera)
+
+    def _show_thought(self, topic: str, message: Reasoning) -> None:
+        self._thought = message.text
+
+    def _show_decision(self, topic: str, message: ActionChunk) -> None:
+        took_ms = 1000 * message.inference_time.sec + message.inference_time.nanosec / 1e6
+        self._decision = f"decision {message.decision_id}, {took_ms:.0f} ms"
+
+    def _show_state(self, topic: str, message: TaskState) -> None:
+        """The state is the last message of a tick. A tick is drawn when the next one comes: its thought
+        arrives only after its images."""
+        known = self._shown[1] if self._shown is not None else None
+        if known is not None and to_ns(known.header.stamp) == to_ns(message.header.stamp):
+            return  # the world waits and published its tick again
+        self._draw()
+        if known is None or known.episode != message.episode:
+            self._begin_video(message)
+        self._shown = (dict(self._pictures), message)
+        if message.done:
+            self._end_video()
+
+    def _draw(self, times: int = 1) -> None:
+        if self._shown is None or self._video is None:
+            return
+        pictures, state = self._shown
+        caption = Caption(
+            instruction=state.instruction,
+            thought=self._thought,
+            decision=self._decision,
+            progress=f"step {state.step} of {state.max_steps}, seed {state.seed}",
+            outcome=state.success if state.done else None,
+        )
+        self._video.add(self._painter.frame(pictures, caption), times)
+
+    def _begin_video(self, state: TaskState) -> None:
+        self._end_video()
+        self._thought, self._decision = "", ""
+        name = f"episode_{state.episode:02d}_{state.task_name}_seed{state.seed}.mp4"
+        self._video = EpisodeVideo(self._output / name, self.settings.number("frame_rate_hz"))
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._draw(FINAL_FRAMES)
+            self._video.close()
+            self.report.values(last_video=self._video.path)
+            self._video = None
+
+
+def main() -> int:
+    """Runs the node."""
+    return run(RecorderNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
