@@ -12,6 +12,16 @@ from setuptools import find_packages, setup
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[2]
 
+# One executable per node for `ros2 run` and launch; the same names as in dtvla/graph.py (a test compares them).
+NODES = (
+    "console_node",
+    "controller_node",
+    "libero_bridge_node",
+    "policy_node",
+    "reasoning_markers_node",
+    "recorder_node",
+)
+
 
 def share(folder: Path, name: str) -> list[tuple[str, list[str]]]:
     """Lists (install folder, files) for everything below `folder`, to be installed as share/dtvla/`name`."""
@@ -40,5 +50,7 @@ setup(
         *share(PACKAGE / "bundles", "bundles"),
         *share(PACKAGE / "config", "config"),
     ],
-    entry_points={"console_scripts": ["dtvla = dtvla.cli:main"]},
+    entry_points={
+        "console_scripts": ["dtvla = dtvla.cli:main", *(f"{node} = dtvla.nodes.{node}:main" for node in NODES)]
+    },
 )

@@ -1,0 +1,43 @@
+# Everything a user or a developer calls. Each target sets up what it needs first; a second call takes a moment.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# A sourced ROS distribution would shadow the wheels in .venv.
+unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH
+python := .venv/bin/python
+sources := ros2_ws/src training model_export launch tests
+
+.PHONY: help setup setup-dev demo test bench lint format clean distclean
+
+help: ## Shows this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: ## Sets up the robot side and the simulator (.venv, ros2_ws; no torch)
+	@tools/setup.sh runtime
+
+setup-dev: ## Sets up training, export, tests and lint as well
+	@tools/setup.sh dev
+
+demo: setup ## Runs three episodes of the shipped policy as a real ROS graph; ARGS="..." goes to `dtvla demo`
+	@$(python) -m dtvla.cli demo $(ARGS)
+
+test: setup-dev ## Runs all tests; ARGS="-k words" chooses some
+	@$(python) -m pytest $(ARGS)
+
+bench: setup ## Measures decision latency, ROS overhead and simulator speed
+	@$(python) -m dtvla.cli bench $(ARGS)
+
+lint: setup-dev ## Checks style and types
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+	@$(python) -m mypy
+
+format: setup-dev ## Formats the code in place
+	@$(python) -m ruff check --fix --select I
+	@$(python) -m ruff format
+
+clean: ## Removes what was built; keeps .venv, data/ and runs/
+	@rm -rf ros2_ws/build ros2_ws/install ros2_ws/log ros2_ws/src/dtvla/dtvla.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Removes .venv as well
+	@rm -rf .venv

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Sets the project up in this folder: system packages, .venv with pinned wheels, ros2_ws. Safe to call again:
+# what is up to date is skipped, so a second call takes a moment. Used by the Makefile and the Dockerfile.
+#
+#   tools/setup.sh runtime    what runs the robot side and the simulator (no torch)
+#   tools/setup.sh dev        also training, export, tests and lint
+#
+# PYTHON=/path/to/python3.x chooses the interpreter .venv is made from (3.10 to 3.13).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+level=${1:-runtime}
+case $level in
+  runtime | dev) ;;
+  *) echo "tools/setup.sh: unknown level '$level'; use runtime or dev." >&2; exit 2 ;;
+esac
+
+root=$PWD
+venv=$root/.venv
+python=$venv/bin/python
+
+# A sourced ROS distribution would put its own rclpy before the wheels' one.
+unset PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+fail() {
+  printf 'Set-up stopped: %s\n' "$*" >&2
+  exit 1
+}
+
+# step "what happens" "how long it takes" command...: runs quietly, prints the seconds, or why it failed.
+step() {
+  local what=$1 takes=$2 began=$SECONDS output
+  shift 2
+  printf '  %-58s %s' "$what" "($takes) "
+  output=$(mktemp)
+  if "$@" >"$output" 2>&1 </dev/null; then
+    printf '%d s\n' $((SECONDS - began))
+    rm -f "$output"
+    return
+  fi
+  printf 'failed\n\n' >&2
+  { grep -E '^ERROR|[Ee]rror: |^E: |Errno' "$output" || tail -n 20 "$output"; } | tail -n 20 >&2
+  printf '\nSet-up stopped at "%s". Its whole output: %s\n' "$what" "$output" >&2
+  fail "if the network was the cause, call make again: it goes on where it stopped."
+}
+
+fingerprint() { # of the named files and of this folder's place
+  { echo "$root"; "$python" -c 'import sys; print(sys.version)'; sha256sum "$@"; } 2>/dev/null | sha256sum | cut -c1-64
+}
+
+is_current() { [[ -f $1 && $(<"$1") == "$2" ]]; }
+
+usable_python() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3.10 python3}; do
+    if usable_python "$candidate"; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  fail "no Python 3.10 to 3.13 was found${PYTHON:+ at $PYTHON}. Install one, for example: sudo apt-get install -y python3.11 python3.11-venv python3.11-dev"
+}
+
+# Debian names of what is missing on this machine; $1 is the interpreter .venv is made from.
+missing_packages() {
+  command -v cmake >/dev/null || echo cmake
+  command -v g++ >/dev/null || echo g++
+  "$1" - <<'EOF'
+import ctypes
+import importlib.util
+import sys
+import sysconfig
+from pathlib import Path
+
+version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+    print(f"{version}-dev")
+if importlib.util.find_spec("ensurepip") is None:
+    print(f"{version}-venv")
+
+
+def loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+egl = loads("libEGL.so.1") and (loads("libEGL_mesa.so.0") or loads("libEGL_nvidia.so.0"))
+if not (egl or loads("libOSMesa.so.8") or loads("libOSMesa.so.6")):
+    print("libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0")
+EOF
+}
+
+install_system_packages() {
+  local missing
+  missing=$(missing_packages "$1" | tr '\n' ' ')
+  [[ -z ${missing// } ]] && return
+  if ! command -v apt-get >/dev/null; then
+    fail "these system packages are missing (Debian's names): ${missing}. Install them with your package manager and call make again."
+  fi
+  if ((EUID != 0)); then
+    printf 'Some system packages are missing. Run this line, then call make again:\n\n  sudo apt-get update && sudo apt-get install -y %s\n\n' "$missing" >&2
+    exit 1
+  fi
+  # shellcheck disable=SC2086  # a list of names
+  step "System packages: $missing" "about 30 s" env DEBIAN_FRONTEND=noninteractive \
+    sh -c 'apt-get update -q && apt-get install -q -y --no-install-recommends "$@"' apt $missing
+}
+
+create_venv() {
+  local base=$1
+  rm -rf "$venv"
+  step "Virtual environment .venv ($("$base" -V))" "about 5 s" "$base" -m venv "$venv"
+}
+
+venv_works() { # and was not made for another folder: its scripts hold absolute paths
+  "$python" -c '' 2>/dev/null && grep -qF "$venv" "$venv/bin/activate"
+}
+
+pip_install() { "$python" -m pip install --no-compile --prefer-binary -c requirements/lock.txt "$@"; }
+
+build_workspace() {
+  local libraries
+  libraries=$("$python" -c 'import ros_wheels_bootstrapper as r; print(r.get_ros_paths())') &&
+    (cd ros2_ws && PATH=$venv/bin:$PATH AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv LD_LIBRARY_PATH=$libraries \
+      "$python" -m colcon build --symlink-install --event-handlers console_direct+ --cmake-args -G Ninja \
+      -DBUILD_TESTING=OFF -DCMAKE_PROJECT_INCLUDE="$root/ros2_ws/ros_wheels_paths.cmake" -DPython3_EXECUTABLE="$python")
+}
+
+# Makes dtvla_msgs and dtvla visible to .venv/bin/python from any folder, without sourcing anything: the wheels'
+# bootstrapper puts .venv/lib on the library path, and a .pth file names the folder of the generated modules.
+link_workspace() {
+  local prefix=$root/ros2_ws/install/dtvla_msgs packages
+  packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
+    ln -sf "$prefix"/lib/libdtvla_msgs__*.so "$venv/lib/" &&
+    echo "$prefix/lib/$(basename "$(dirname "$packages")")/site-packages" >"$packages/dtvla_msgs.pth" &&
+    "$python" -m pip install --no-deps --no-build-isolation --use-pep517 --config-settings editable_mode=compat \
+      -e ros2_ws/src/dtvla
+}
+
+# Two calls at the same time take turns.
+exec 9<"${BASH_SOURCE[0]}"
+flock 9
+
+if ! venv_works; then
+  echo "Setting up in $root (once; a few minutes)"
+  base=$(find_python)
+  install_system_packages "$base"
+    create_venv "$base"
+fi
+
+declare -A files stamp
+files[runtime]=$(echo requirements/{lock,runtime,ros,sim,sim-nodeps}.txt)
+files[dev]="${files[runtime]} requirements/dev.txt"
+for each in runtime dev; do
+  # shellcheck disable=SC2086  # a list of names
+  stamp[$each]=$(fingerprint ${files[$each]})
+done
+if ! is_current "$venv/.$level.stamp" "${stamp[$level]}"; then
+  # The build tools first: what comes as source wants the pinned setuptools.
+  step "ROS 2 and build tools" "about 60 s" pip_install -r requirements/ros.txt
+  step "Simulator, ONNX Runtime and tools" "about 60 s" pip_install -r requirements/runtime.txt
+  step "LIBERO and robosuite" "about 10 s" pip_install --no-deps --no-build-isolation -r requirements/sim-nodeps.txt
+  echo "${stamp[runtime]}" >"$venv/.runtime.stamp"
+  if [[ $level == dev ]]; then
+    step "torch, export and test tools" "about 60 s" pip_install -r requirements/dev.txt
+    echo "${stamp[dev]}" >"$venv/.dev.stamp"
+  fi
+fi
+
+mapfile -t sources < <(find ros2_ws/src/dtvla_msgs ros2_ws/ros_wheels_paths.cmake ros2_ws/src/dtvla/{setup.py,setup.cfg,package.xml} -type f | sort)
+wanted=$(fingerprint "${sources[@]}")
+if ! is_current "$venv/.workspace.stamp" "$wanted" || [[ ! -d ros2_ws/install/dtvla_msgs ]]; then
+  step "ROS 2 workspace (colcon build)" "about 60 s" build_workspace
+  step "dtvla into .venv" "about 5 s" link_workspace
+  echo "$wanted" >"$venv/.workspace.stamp"
+fi
