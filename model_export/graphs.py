@@ -1,0 +1,98 @@
+"""The two graphs of a bundle as torch modules, written for export: vision and decoder.
+
+They share the checkpoint's modules. The decoder differs from `training.model` in form only: it takes a
+static key/value cache that it updates in place, the mask as four integers, and computes the heads
+at the rows it is asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+
+from model_export.hybrid_attention import hybrid_attention_node
+from training.model import DeepThinkVLA, GemmaLayer, rope_tables
+
+
+class VisionGraph(nn.Module):
+    """pixels [N, 3, S, S] -> features [N, T, H], the projector's output / sqrt(H)."""
+
+    def __init__(self, model: DeepThinkVLA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised images to image features."""
+        return self.model.image_features(pixels)
+
+
+class DecoderGraph(nn.Module):
+    """One decoder pass over any rows: prefill, a thinking step, the action block, or all in one."""
+
+    def __init__(self, model: DeepThinkVLA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        ids: Tensor,
+        features: Tensor,
+        bounds: Tensor,
+        write_index: Tensor,
+        think_rows: Tensor,
+        act_rows: Tensor,
+        keys: list[Tensor],
+        values: list[Tensor],
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """See `model_export.onnx_export.DECODER_INPUTS` for shapes."""
+        text, layout = self.model.config.text, self.model.config.layout
+        x = self._embed(ids, features) * text.hidden_size**0.5
+        rows = torch.arange(ids.shape[1], dtype=torch.int32)
+        positions = bounds[:, 3:4] + rows + 1
+        cos, sin = rope_tables(positions, text.head_dim, text.rope_theta)
+        new_keys, new_values = [], []
+        for layer, key, value in zip(self.model.decoder.layers, keys, values, strict=True):
+            assert isinstance(layer, GemmaLayer)
+            q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
+            key, value = scatter(key, k, write_index), scatter(value, v, write_index)
+            out = hybrid_attention_node(q, key, value, bounds, text.head_dim**-0.5)
+            x = x + layer.self_attn.merge(out)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            new_keys.append(key)
+            new_values.append(value)
+        hidden = self.model.decoder.norm(x)
+        embedding = self.model.decoder.embed_tokens.weight
+        head = embedding[layout.action_begin : layout.action_end + 1]
+        think_logits = linear(hidden.index_select(1, think_rows), embedding)
+        action_logits = linear(hidden.index_select(1, act_rows), head)
+        return think_logits, action_logits, new_keys, new_values
+
+    def _embed(self, ids: Tensor, features: Tensor) -> Tensor:
+        """Embeddings of ids; zero at slots; the k-th image id of a row takes the k-th feature of that row.
+
+        An image id beyond the features of this pass (the model may think one) is ordinary text.
+        """
+        hidden = self.model.config.text.hidden_size
+        text = self.model.decoder.embed_tokens(ids.clamp_min(0)) * (ids >= 0).unsqueeze(-1)
+        is_image = ids == self.model.config.layout.image
+        order = torch.cumsum(is_image.long(), 1) - 1
+        count = features.shape[1]
+        placed = is_image & (order < count)
+        index = torch.where(placed, order, count).unsqueeze(-1).expand(-1, -1, hidden)
+        padded = pad(features, (0, 0, 0, 1))
+        return torch.where(placed.unsqueeze(-1), padded.gather(1, index), text)
+
+
+def scatter(cache_BKCD: Tensor, rows_BKSD: Tensor, write_index_B: Tensor) -> Tensor:
+    """Opset 24 TensorScatter: writes rows into the cache from each sample's index on."""
+    node = torch.onnx.ops.symbolic(
+        "::TensorScatter",
+        (cache_BKCD, rows_BKSD, write_index_B),
+        {"axis": 2, "mode": "linear"},
+        dtype=cache_BKCD.dtype,
+        shape=cache_BKCD.shape,
+        version=24,
+    )
+    assert isinstance(node, Tensor)
+    return node

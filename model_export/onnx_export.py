@@ -1,0 +1,138 @@
+"""Writes vision.onnx and decoder.onnx."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from model_export.graphs import DecoderGraph, VisionGraph
+from model_export.hybrid_attention import DOMAIN, function_body
+from training.model import DeepThinkVLA
+
+Signature = dict[str, tuple[str, ...]]
+OPSET = 24  # the first with TensorScatter
+# Signature of decoder.onnx: its dynamic dimensions by name. B batch, S rows of this pass, F image features,
+# C cache length, T and A rows to score.
+DECODER_INPUTS: Signature = {
+    "ids": ("B", "S"),  # int64; token ids, -1 is an action slot (zero embedding)
+    "features": ("B", "F", ""),  # float32, last is hidden size; for the image ids of this pass, in order
+    "bounds": ("B", ""),  # int32, 4: prefix_len, action_start, kv_len, q_start
+    "write_index": ("B",),  # int64; where in the cache the rows go (= q_start)
+    "think_rows": ("T",),  # int64; rows at which the vocabulary is scored
+    "act_rows": ("A",),  # int64; rows at which the action ids are scored
+}
+CACHE = ("B", "", "C", "")  # float32, key/value heads, head size; bind key_i and key_i_out to the same memory
+DECODER_OUTPUTS = {"think_logits": ("B", "T", ""), "action_logits": ("B", "A", "")}
+
+
+def export_vision(model: DeepThinkVLA, path: Path) -> None:
+    """Writes the vision graph: pixels [N, 3, S, S] -> features [N, T, H]."""
+    size = model.config.vision.image_size
+    inputs: Signature = {"pixels": ("N", "", "", "")}
+    proto = _export(VisionGraph(model), {"pixels": torch.zeros(2, 3, size, size)}, inputs)
+    _name(proto, inputs, {"features": ("N", "", "")})
+    _save(proto, path)
+
+
+def export_decoder(model: DeepThinkVLA, path: Path) -> None:
+    """Writes the decoder graph (see `DECODER_INPUTS`), the operator's function body inside."""
+    text = model.config.text
+    batch, length = 2, 24  # of the example; both stay dynamic
+
+    def caches() -> list[Tensor]:
+        return [torch.zeros(batch, text.kv_heads, length, text.head_dim) for _ in range(text.layers)]
+
+    example = {
+        "ids": torch.zeros(batch, 7, dtype=torch.int64),
+        "features": torch.zeros(batch, 5, text.hidden_size),
+        "bounds": torch.zeros(batch, 4, dtype=torch.int32),
+        "write_index": torch.zeros(batch, dtype=torch.int64),
+        "think_rows": torch.zeros(3, dtype=torch.int64),
+        "act_rows": torch.zeros(4, dtype=torch.int64),
+        "keys": caches(),
+        "values": caches(),
+    }
+    per_layer = [CACHE] * text.layers
+    proto = _export(DecoderGraph(model), example, {**DECODER_INPUTS, "keys": per_layer, "values": per_layer})
+    names = [f"{kind}_{i}" for kind in ("key", "value") for i in range(text.layers)]
+    _name(
+        proto,
+        {**DECODER_INPUTS, **dict.fromkeys(names, CACHE)},
+        {**DECODER_OUTPUTS, **{f"{name}_out": CACHE for name in names}},
+    )
+    proto.functions.append(function_body(OPSET))
+    if not any(entry.domain == DOMAIN for entry in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    _save(proto, path)
+
+
+def _export(module: nn.Module, example: dict[str, Any], shapes: dict[str, Any]) -> onnx.ModelProto:
+    """One torch.onnx.export; named dimensions are dynamic."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _quiet():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=example,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={name: _dynamic(shape) for name, shape in shapes.items()},
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _dynamic(shape: Any) -> Any:
+    if isinstance(shape, list):
+        return [_dynamic(entry) for entry in shape]
+    return {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(shape) if name}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter's remarks about torchvision, which nothing here uses."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name(proto: onnx.ModelProto, inputs: Signature, outputs: Signature) -> None:
+    """Gives inputs, outputs and their dynamic dimensions the names of this file's tables."""
+    graph = proto.graph
+    renamed: dict[str, str] = {}
+    for values, table in ((graph.input, inputs), (graph.output, outputs)):
+        for value, (name, shape) in zip(values, table.items(), strict=True):
+            renamed[value.name] = name
+            value.name = name
+            for dim, label in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+                if label:
+                    dim.dim_param = label
+    del graph.value_info[:]  # they still have the exporter's dimension names
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+
+
+def _save(proto: onnx.ModelProto, path: Path) -> None:
+    """Checks and writes; the exporter's stack traces hold paths of this machine and are dropped."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.metadata_props[:]
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(path))

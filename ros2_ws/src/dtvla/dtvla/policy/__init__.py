@@ -1,0 +1,1 @@
+"""The policy itself: bundle, prompt, images, decoding, codec. No ROS, no torch."""

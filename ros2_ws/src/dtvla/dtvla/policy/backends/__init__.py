@@ -1,0 +1,55 @@
+"""The two graphs of a policy behind one small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.policy.layout import Bounds
+
+
+class Logits(NamedTuple):
+    """What a decoder pass returns. Both may be views of buffers that the next pass overwrites."""
+
+    think: NDArray[np.float32]  # [think rows, vocabulary]
+    action: NDArray[np.float32]  # [action rows, bins]
+
+
+class Backend(Protocol):
+    """Runs the vision tower and the decoder of one sequence; the keys and values stay inside."""
+
+    @property
+    def cache_length(self) -> int:
+        """How many positions the key/value cache holds."""
+        ...
+
+    def clear(self) -> None:
+        """Zeroes the cache. Needed only after NaN: a hidden key of weight 0 still carries it into a sum."""
+        ...
+
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
+        ...
+
+    def decode(
+        self,
+        ids: NDArray[np.int64],
+        bounds: Bounds,
+        *,
+        features: NDArray[np.float32] | None = None,
+        think_rows: Sequence[int] = (),
+        action_rows: Sequence[int] = (),
+    ) -> Logits:
+        """One pass over rows `bounds.q_start ..`; their keys and values are written to the cache.
+
+        Args:
+            ids: token ids [rows]; `layout.SLOT` marks an action slot.
+            bounds: the mask of this pass.
+            features: image features [F, hidden] for the image ids among `ids`, in order.
+            think_rows: rows (0-based, of this pass) at which the whole vocabulary is scored.
+            action_rows: rows at which the action ids are scored.
+        """
+        ...

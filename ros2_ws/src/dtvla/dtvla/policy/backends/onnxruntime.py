@@ -1,0 +1,189 @@
+"""ONNX Runtime on the CPU: a static key/value cache, bound once and updated in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from dtvla.policy.backends import Logits
+from dtvla.policy.bundle import Bundle
+from dtvla.policy.errors import BundleError
+from dtvla.policy.layout import Bounds
+
+PROVIDERS = ["CPUExecutionProvider"]
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend:
+    """Runs vision.onnx and decoder.onnx of a bundle for one sequence at a time.
+
+    Args:
+        bundle: a verified bundle.
+        threads: threads of one operator. None takes 1: the policies that run well on a CPU are so small
+            that waking a second thread costs more than it brings.
+
+    Raises:
+        BundleError: a graph cannot be loaded or its shapes are not what policy.json says.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._vision = _session(bundle, "vision.onnx", threads or 1)
+        self._decoder = _session(bundle, "decoder.onnx", threads or 1)
+        _check_vision(self._vision, bundle)
+        self._hidden = _check_decoder(self._decoder, bundle)
+        self._length = bundle.spec.cache_length
+        self._caches = self._allocate_caches()
+        self._no_features = np.zeros((1, 0, self._hidden), np.float32)
+        self._block = self._bind_caches()
+        self._step = _Step(self._bind_caches(), self._no_features, bundle.spec.layout.vocab_size)
+
+    @property
+    def cache_length(self) -> int:
+        """How many positions the key/value cache holds."""
+        return self._length
+
+    def clear(self) -> None:
+        """Zeroes the cache (see `Backend.clear`)."""
+        for cache in self._caches.values():
+            cache.numpy()[:] = 0.0
+
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
+        features = self._vision.run(["features"], {"pixels": pixels})[0]
+        return np.asarray(features).reshape(-1, self._hidden)
+
+    def decode(
+        self,
+        ids: NDArray[np.int64],
+        bounds: Bounds,
+        *,
+        features: NDArray[np.float32] | None = None,
+        think_rows: Sequence[int] = (),
+        action_rows: Sequence[int] = (),
+    ) -> Logits:
+        """One pass (see `Backend.decode`).
+
+        Raises:
+            ValueError: the rows do not fit into the cache.
+        """
+        if bounds.q_start + len(ids) > self._length:
+            raise ValueError(
+                f"{len(ids)} rows from position {bounds.q_start} on exceed the cache of {self._length} rows."
+            )
+        if len(ids) == 1 and features is None and tuple(think_rows) == (0,) and not len(action_rows):
+            return Logits(self._step.run(self._decoder, int(ids[0]), bounds), _NO_ACTIONS)
+        binding = self._block
+        binding.bind_cpu_input("ids", np.ascontiguousarray(ids[None], np.int64))
+        binding.bind_cpu_input("features", self._no_features if features is None else features[None])
+        binding.bind_cpu_input("bounds", np.array([bounds], np.int32))
+        binding.bind_cpu_input("write_index", np.array([bounds.q_start], np.int64))
+        binding.bind_cpu_input("think_rows", np.asarray(think_rows, np.int64))
+        binding.bind_cpu_input("act_rows", np.asarray(action_rows, np.int64))
+        for name in ("think_logits", "action_logits"):
+            binding.bind_output(name, "cpu")
+        self._decoder.run_with_iobinding(binding)
+        think, action = (value.numpy()[0] for value in binding.get_outputs()[-2:])
+        return Logits(think, action)
+
+    def _allocate_caches(self) -> dict[str, ort.OrtValue]:
+        """One buffer per layer for keys and one for values."""
+        shapes = {entry.name: entry.shape for entry in self._decoder.get_inputs() if _is_cache(entry.name)}
+        return {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, self._length, head_dim), np.float32))
+            for name, (_, heads, _, head_dim) in shapes.items()
+        }
+
+    def _bind_caches(self) -> ort.IOBinding:
+        """A binding in which every cache is input and output at once, so that nothing is copied."""
+        binding = self._decoder.io_binding()
+        for name, cache in self._caches.items():
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(f"{name}_out", cache)
+        return binding
+
+
+_NO_ACTIONS = np.empty((0, 0), np.float32)
+
+
+class _Step:
+    """One thinking step with all its buffers bound once: a step writes six integers and runs."""
+
+    def __init__(self, binding: ort.IOBinding, no_features: NDArray[np.float32], vocab_size: int) -> None:
+        self._binding = binding
+        self._ids = np.zeros((1, 1), np.int64)
+        self._bounds = np.zeros((1, 4), np.int32)
+        self._write_index = np.zeros(1, np.int64)
+        self._logits = np.empty((1, 1, vocab_size), np.float32)
+        inputs = {
+            "ids": self._ids,
+            "features": no_features,
+            "bounds": self._bounds,
+            "write_index": self._write_index,
+            "think_rows": np.zeros(1, np.int64),
+            "act_rows": np.zeros(0, np.int64),
+        }
+        # On the CPU an OrtValue is a view: writing to the array is writing to the bound input.
+        self._keep = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+        for name, value in self._keep.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output("think_logits", ort.OrtValue.ortvalue_from_numpy(self._logits))
+
+    def run(self, session: ort.InferenceSession, token: int, bounds: Bounds) -> NDArray[np.float32]:
+        """Logits [1, V]; the array is overwritten by the next step."""
+        self._ids[0, 0] = token
+        self._bounds[0] = bounds
+        self._write_index[0] = bounds.q_start
+        session.run_with_iobinding(self._binding)
+        return self._logits[0]
+
+
+def _session(bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    # Idle workers must not burn the core that the simulator or the controller needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(bundle.path / name), options, providers=PROVIDERS)
+    except Exception as error:  # onnxruntime raises many kinds
+        raise BundleError(f"{bundle.path / name} cannot be loaded by ONNX Runtime: {error}") from None
+
+
+def _is_cache(name: str) -> bool:
+    return name.startswith(("key_", "value_"))
+
+
+def _require(bundle: Bundle, file: str, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise BundleError(
+            f"{bundle.path / file}: the size of {what} is {found}, policy.json says {expected}. "
+            "Export the policy again."
+        )
+
+
+def _check_vision(session: ort.InferenceSession, bundle: Bundle) -> None:
+    pixels, features = session.get_inputs()[0], session.get_outputs()[0]
+    size = bundle.spec.image.size
+    _require(bundle, "vision.onnx", "`pixels` (image.size)", pixels.shape[1:], [3, size, size])
+    tokens = bundle.spec.layout.image_tokens
+    _require(bundle, "vision.onnx", "`features` (layout.image_tokens)", features.shape[1], tokens)
+
+
+def _check_decoder(session: ort.InferenceSession, bundle: Bundle) -> int:
+    """Compares the decoder's signature with the spec; returns the hidden size."""
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    outputs = {entry.name: entry for entry in session.get_outputs()}
+    wanted = {"ids", "features", "bounds", "write_index", "think_rows", "act_rows", "key_0", "value_0"}
+    for name in sorted(wanted - set(inputs)):
+        raise BundleError(f"{bundle.path / 'decoder.onnx'} has no input {name}. Export the policy again.")
+    for name in sorted({"think_logits", "action_logits", "key_0_out"} - set(outputs)):
+        raise BundleError(f"{bundle.path / 'decoder.onnx'} has no output {name}. Export the policy again.")
+    layout = bundle.spec.layout
+    think, action = outputs["think_logits"].shape[-1], outputs["action_logits"].shape[-1]
+    _require(bundle, "decoder.onnx", "`think_logits` (layout.vocab_size)", think, layout.vocab_size)
+    _require(bundle, "decoder.onnx", "`action_logits` (layout.bins)", action, layout.bins)
+    return int(inputs["features"].shape[-1])

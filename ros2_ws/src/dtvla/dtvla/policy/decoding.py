@@ -1,0 +1,136 @@
+"""Greedy decoding of one decision: prefill, think, act. Plain functions over a `Backend`.
+
+Every pass is a case of one mask rule (`layout.allowed`); the four integers of `Bounds` say which. The
+`<action>` row is always computed inside the parallel action pass: it looks at everything, so keys
+from a causal step would be wrong ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.policy.backends import Backend
+from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
+from dtvla.policy.layout import NEVER, Bounds, TokenLayout
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A finished thought: its ids from `<think>` on, and whether the cap cut it before `<action>`."""
+
+    ids: NDArray[np.int64]
+    truncated: bool
+
+
+def check_room(layout: TokenLayout, prompt: NDArray[np.int64], cap: int, cache_length: int) -> None:
+    """Refuses a prompt that, with the longest thought and the action block, exceeds the cache.
+
+    Raises:
+        PolicyInputError: it does.
+    """
+    closing = 2  # `</think><action>` behind a thought that the cap has cut
+    room = cache_length - cap - closing - layout.slots - 2
+    if len(prompt) > room:
+        raise PolicyInputError(
+            f"The instruction takes the prompt to {len(prompt)} tokens; this policy has room for {room}. "
+            "Shorten the instruction."
+        )
+
+
+def prefill(
+    backend: Backend, prompt: NDArray[np.int64], features: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Runs the prompt, every row seeing every other; returns the logits [V] of the first thought token."""
+    n = len(prompt)
+    bounds = Bounds(prefix_len=n, action_start=NEVER, kv_len=n, q_start=0)
+    return backend.decode(prompt, bounds, features=features, think_rows=(n - 1,)).think[0]
+
+
+def choose(logits: NDArray[np.float32], layout: TokenLayout) -> int:
+    """The best id that may be thought; the logits of banned ids are overwritten.
+
+    Raises:
+        PolicyFault: the logits hold NaN or infinity.
+    """
+    logits[layout.action_begin : layout.action_end + 1] = -np.inf
+    logits[layout.eos] = -np.inf
+    best = int(logits.argmax())  # NaN wins an argmax, so looking at the winner is enough
+    require_finite(logits[best])
+    return best
+
+
+def require_finite(logits: NDArray[np.float32] | np.float32) -> None:
+    """Refuses output that would turn into arbitrary tokens or full-speed motion.
+
+    Raises:
+        PolicyFault: NaN or infinity.
+    """
+    if not np.isfinite(logits).all():
+        raise PolicyFault("The policy's output holds NaN or infinity; check the bundle and its training run.")
+
+
+def think(
+    backend: Backend,
+    layout: TokenLayout,
+    prefix_len: int,
+    first_logits: NDArray[np.float32],
+    cap: int,
+    should_stop: Callable[[], bool] | None = None,
+) -> Iterator[int]:
+    """Yields thought ids one by one, up to and with `<action>` behind `</think>`, or `cap` of them.
+
+    Raises:
+        DecisionStopped: `should_stop` returned True.
+        PolicyFault: the model's output is not finite.
+    """
+    logits, previous = first_logits, -1
+    token_ids = np.empty(1, np.int64)
+    for count in range(1, cap + 1):
+        if should_stop is not None and should_stop():
+            raise DecisionStopped("The decision was stopped while thinking.")
+        token = choose(logits, layout)
+        yield token
+        if (previous, token) == (layout.end_think, layout.action) or count == cap:
+            return
+        previous, token_ids[0] = token, token
+        position = prefix_len + count - 1
+        bounds = Bounds(prefix_len, NEVER, position + 1, position)
+        logits = backend.decode(token_ids, bounds, think_rows=(0,)).think[0]
+
+
+def is_complete(ids: NDArray[np.int64], layout: TokenLayout) -> bool:
+    """Whether a thought ends with `</think><action>`."""
+    return len(ids) >= 2 and (int(ids[-2]), int(ids[-1])) == (layout.end_think, layout.action)
+
+
+def act(
+    backend: Backend, layout: TokenLayout, prefix_len: int, thought: NDArray[np.int64], *, close: bool = True
+) -> NDArray[np.float32]:
+    """The parallel action pass over the cached prompt and thought: logits [slots, bins].
+
+    Args:
+        backend: holds the keys of the prompt and of all thought tokens but the last.
+        layout: token ids and sizes.
+        prefix_len: length of the prompt.
+        thought: its ids, at least one.
+        close: end a thought that was cut with `</think><action>`. False lets its last token stand for
+            `<action>`, as the reference does at its cap (docs/fidelity.md).
+
+    Raises:
+        PolicyFault: the model's output is not finite.
+    """
+    tail = list(thought[-1:])  # not in the cache yet
+    if close and not is_complete(thought, layout):
+        tail += [layout.action] if thought[-1] == layout.end_think else [layout.end_think, layout.action]
+    ids = np.concatenate([tail, layout.action_block()[1:]]).astype(np.int64)
+    start = prefix_len + len(thought) - 1
+    action_row = len(tail) - 1
+    bounds = Bounds(prefix_len, start + action_row, start + len(ids), start)
+    rows = range(action_row, action_row + layout.slots)
+    logits = backend.decode(ids, bounds, action_rows=rows).action
+    require_finite(logits)
+    return logits

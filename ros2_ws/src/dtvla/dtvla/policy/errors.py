@@ -1,0 +1,17 @@
+"""What can go wrong with a policy, as sentences a person can act on."""
+
+
+class BundleError(ValueError):
+    """A policy bundle that must not be run; the message names the file and the field."""
+
+
+class PolicyInputError(ValueError):
+    """An image or instruction that a policy must not decide on."""
+
+
+class DecisionStopped(Exception):  # noqa: N818 - somebody asked for it
+    """`should_stop` said so while the policy was thinking; nothing was decided."""
+
+
+class PolicyFault(RuntimeError):  # noqa: N818 - a fault of the policy, not of the call
+    """The model's own output is unusable (NaN or infinity)."""

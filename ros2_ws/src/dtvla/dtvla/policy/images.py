@@ -1,0 +1,88 @@
+"""Camera images to the vision tower's input, with checks at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dtvla.policy.errors import PolicyInputError
+
+ROTATIONS = (0, 90, 180, 270)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One input of a policy, by name, and how its upright image must be turned (degrees, anticlockwise)."""
+
+    name: str
+    rotation_deg: int = 0
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The square size in pixels and the normalisation (value / 255 - mean) / std."""
+
+    size: int
+    mean: float = 0.5
+    std: float = 0.5
+
+
+def check_image(name: str, image: object, size: int) -> NDArray[np.uint8]:
+    """Returns the image as it is if it is a square RGB uint8 array [H, W, 3] of at least `size` pixels.
+
+    Raises:
+        PolicyInputError: it is not; the sentence names the camera.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise PolicyInputError(f"The {name} image is of type {kind}; the policy reads 8-bit RGB (uint8).")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise PolicyInputError(
+            f"The {name} image has shape {list(image.shape)}; the policy reads [height, width, 3] RGB."
+        )
+    height, width = image.shape[:2]
+    if height != width:
+        raise PolicyInputError(
+            f"The {name} image is {width}x{height} pixels; the policy was trained on square images. "
+            "Crop it to a square in the camera driver."
+        )
+    if height < size:
+        raise PolicyInputError(
+            f"The {name} image is {width}x{height} pixels, smaller than the {size}x{size} the policy sees. "
+            "Raise the camera's resolution."
+        )
+    return image
+
+
+def preprocess(
+    images: Mapping[str, NDArray[np.uint8]], cameras: tuple[Camera, ...], spec: ImageSpec
+) -> NDArray[np.float32]:
+    """Turns, resizes (bilinear with antialias) and normalises: float32 [cameras, 3, size, size].
+
+    Raises:
+        PolicyInputError: a camera is missing or its image unfit; extra images are refused too, since a
+            camera that nobody reads is a wiring mistake.
+    """
+    names = [camera.name for camera in cameras]
+    missing = [name for name in names if name not in images]
+    if missing:
+        raise PolicyInputError(f"No image from camera {missing[0]!r}; this policy needs {', '.join(names)}.")
+    extra = sorted(set(images) - set(names))
+    if extra:
+        raise PolicyInputError(f"Unknown camera {extra[0]!r}; this policy reads {', '.join(names)} only.")
+    out = np.empty((len(cameras), 3, spec.size, spec.size), np.float32)
+    for row, camera in zip(out, cameras, strict=True):
+        pixels = check_image(camera.name, images[camera.name], spec.size)
+        turned = np.rot90(pixels, camera.rotation_deg // 90)
+        picture = Image.fromarray(np.ascontiguousarray(turned))
+        if picture.size != (spec.size, spec.size):
+            picture = picture.resize((spec.size, spec.size), Image.Resampling.BILINEAR)
+        row[:] = np.asarray(picture, np.float32).transpose(2, 0, 1)
+    out /= 255.0
+    out -= spec.mean
+    out /= spec.std
+    return out

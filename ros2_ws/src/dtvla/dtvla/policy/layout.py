@@ -1,0 +1,79 @@
+"""Token ids, sequence layout and the hybrid mask: the facts every other module of a policy agrees on.
+
+A decision is one sequence, `n` the prompt length, `c` the thought's length with its three tags:
+
+    [images][bos][prompt ... ; newline] [<think> ... </think> <action>] [70 slots] [</action>] [eos]
+     0 ............................ n-1  n ................... n+c-1=A   A+1..A+70   A+71      A+72
+
+The action of slot k is read at row A+k (the `<action>` row predicts the first value).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEVER = 1 << 30  # an action_start that no row reaches: every row is prefix or causal
+SLOT = -1  # the id of an action slot in a decoder input: its embedding is exactly zero
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The ids and sizes of one model family member (published values: design spec section 1)."""
+
+    vocab_size: int
+    image: int
+    think: int
+    end_think: int
+    action: int
+    end_action: int
+    action_begin: int  # first of `bins` consecutive ids; column k of the action head is id begin + k
+    bins: int
+    prompt_end: tuple[int, int]  # the ids of ";" and newline
+    image_tokens: int  # per image
+    images: int = 2
+    horizon: int = 10
+    action_dim: int = 7
+    pad: int = 0
+    eos: int = 1
+    bos: int = 2
+
+    @property
+    def slots(self) -> int:
+        """Number of action slots, time-major: slot = step * action_dim + dimension."""
+        return self.horizon * self.action_dim
+
+    @property
+    def action_end(self) -> int:
+        """The last action id."""
+        return self.action_begin + self.bins - 1
+
+    def banned(self) -> NDArray[np.int64]:
+        """Ids that are never thought: all action ids and eos (reference: TailVocabMaskProcessor)."""
+        actions = np.arange(self.action_begin, self.action_end + 1, dtype=np.int64)
+        return np.append(actions, np.int64(self.eos))
+
+    def action_block(self) -> NDArray[np.int64]:
+        """Ids of the parallel action pass: `<action>`, the slots, `</action>`, eos."""
+        slots = np.full(self.slots, SLOT, np.int64)
+        return np.concatenate([[self.action], slots, [self.end_action, self.eos]]).astype(np.int64)
+
+
+class Bounds(NamedTuple):
+    """The whole mask of one sample in four numbers (indices into the sequence)."""
+
+    prefix_len: int  # the prompt: visible to every row
+    action_start: int  # rows from here on (`<action>`) see everything
+    kv_len: int  # keys that exist
+    q_start: int  # index of the first query row
+
+
+def allowed(bounds: Bounds, rows: int, keys: int) -> NDArray[np.bool_]:
+    """The mask rule [rows, keys]: True where query row r (at index q_start + r) may look at key j."""
+    i = bounds.q_start + np.arange(rows)[:, None]
+    j = np.arange(keys)[None, :]
+    visible = (j < bounds.prefix_len) | (j <= i) | (i >= bounds.action_start)
+    return np.asarray(visible & (j < bounds.kv_len))

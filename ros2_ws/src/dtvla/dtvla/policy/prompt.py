@@ -1,0 +1,95 @@
+"""The instruction as the model reads it: image ids, bos, thinking prefix, `Task: ...;`, newline.
+
+The prompt is closed by the ids of ";" and newline; everything behind them is thought. An instruction
+comes from outside and is checked here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from dtvla.policy.errors import PolicyInputError
+from dtvla.policy.layout import TokenLayout
+
+THINKING_PREFIX = (
+    "First output the thinking process in <think></think> tags "
+    "and then output the final action in <action></action>."
+)
+MAX_INSTRUCTION_CHARACTERS = 500
+
+
+def clean_instruction(instruction: str) -> str:
+    """Lower case, stripped, underscores as spaces: what the training data went through.
+
+    Raises:
+        PolicyInputError: empty, too long, or holding control characters.
+    """
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise PolicyInputError("The instruction is empty; say what to do, for example 'pick up the can'.")
+    if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
+        raise PolicyInputError(
+            f"The instruction has {len(instruction)} characters; the limit is {MAX_INSTRUCTION_CHARACTERS}. "
+            "Give one task in one sentence."
+        )
+    cleaned = instruction.lower().strip().replace("_", " ")
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in cleaned):
+        raise PolicyInputError("The instruction holds control characters or line breaks; use plain text.")
+    return cleaned
+
+
+def special_ids(layout: TokenLayout) -> set[int]:
+    """Ids that carry structure and that no instruction may contain."""
+    tags = {layout.image, layout.think, layout.end_think, layout.action, layout.end_action}
+    return tags | {layout.pad, layout.eos, layout.bos}
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, layout: TokenLayout, instruction: str, prefix: str = THINKING_PREFIX
+) -> NDArray[np.int64]:
+    """Prompt ids [n]; the image ids stand first, `layout.images * layout.image_tokens` of them.
+
+    Raises:
+        PolicyInputError: an instruction that `clean_instruction` refuses or that contains a tag.
+    """
+    cleaned = clean_instruction(instruction)
+    inside = tokenizer.encode(cleaned, add_special_tokens=False).ids
+    actions = range(layout.action_begin, layout.action_end + 1)
+    if any(i in special_ids(layout) or i in actions for i in inside):
+        raise PolicyInputError(
+            "The instruction contains a token reserved for the model, like <think>; use words."
+        )
+    text = tokenizer.encode(f"{prefix}Task: {cleaned};\n", add_special_tokens=False).ids
+    images = [layout.image] * (layout.images * layout.image_tokens)
+    return np.array([*images, layout.bos, *text], np.int64)
+
+
+def check_tokenizer(tokenizer: Tokenizer, layout: TokenLayout) -> None:
+    """Compares the tokenizer's ids with the layout's.
+
+    Raises:
+        ValueError: an id differs; the sentence names it.
+    """
+    expected = {
+        "<image>": layout.image,
+        "<think>": layout.think,
+        "</think>": layout.end_think,
+        "<action>": layout.action,
+        "</action>": layout.end_action,
+        "<pad>": layout.pad,
+        "<eos>": layout.eos,
+        "<bos>": layout.bos,
+    }
+    for token, want in expected.items():
+        found = tokenizer.token_to_id(token)
+        if found != want:
+            raise ValueError(f"the tokenizer gives {token} the id {found}, the model was trained with {want}")
+    ending = tuple(tokenizer.encode("Task: a;\n", add_special_tokens=False).ids[-2:])
+    if ending != tuple(layout.prompt_end):
+        raise ValueError(
+            f"the tokenizer closes a prompt with the ids {list(ending)}, the model was trained with "
+            f"{list(layout.prompt_end)}"
+        )

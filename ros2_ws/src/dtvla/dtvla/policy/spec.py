@@ -1,0 +1,255 @@
+"""What a policy is beside its weights: the content of policy.json as frozen dataclasses.
+
+Every field is read with its type and range; a wrong one is a `BundleError` that names it by its path
+in the file, such as `norm_stats.action.q99`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.errors import BundleError
+from dtvla.policy.images import ROTATIONS, Camera, ImageSpec
+from dtvla.policy.layout import TokenLayout
+from dtvla.policy.prompt import THINKING_PREFIX
+
+SCHEMA_VERSION = 1
+FAMILY = "deepthinkvla"
+FILE = "policy.json"
+TAGS = ("image", "think", "end_think", "action", "end_action", "pad", "eos", "bos")
+
+
+@dataclass(frozen=True)
+class ActionScale:
+    """What a raw action of 1.0 means per control period."""
+
+    position_m: float = 0.05
+    rotation_rad: float = 0.5
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """The gripper's full opening and the raw values that close and open it."""
+
+    opening_m: float = 0.08
+    closed_value: float = 1.0
+    open_value: float = -1.0
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """Everything a runtime must know to feed the graphs and to read their answer."""
+
+    layout: TokenLayout
+    image: ImageSpec
+    cameras: tuple[Camera, ...]
+    normaliser: Normaliser
+    control_period_s: float = 0.05
+    execute_steps: int = 10  # rows of a chunk to execute before the next decision
+    thought_cap: int = 128  # tokens, the three tags included
+    cache_length: int = 1024  # key/value rows to allocate
+    decode_shift: int = 0
+    prompt_prefix: str = THINKING_PREFIX
+    action_scale: ActionScale = field(default_factory=ActionScale)
+    gripper: Gripper = field(default_factory=Gripper)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def codec(self) -> ActionCodec:
+        """The action codec of this policy."""
+        return ActionCodec(self.layout.bins, self.layout.action_begin, self.decode_shift)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of policy.json without `files` and `sha256`."""
+        layout = dataclasses.asdict(self.layout)
+        layout["prompt_end"] = list(self.layout.prompt_end)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "family": FAMILY,
+            "layout": layout,
+            "image": dataclasses.asdict(self.image),
+            "cameras": [dataclasses.asdict(camera) for camera in self.cameras],
+            "norm_stats": {"action": self.normaliser.to_stats()},
+            "control_period_s": self.control_period_s,
+            "execute_steps": self.execute_steps,
+            "thought_cap": self.thought_cap,
+            "cache_length": self.cache_length,
+            "decode_shift": self.decode_shift,
+            "prompt_prefix": self.prompt_prefix,
+            "action_scale": dataclasses.asdict(self.action_scale),
+            "gripper": dataclasses.asdict(self.gripper),
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> PolicySpec:
+        """Reads and checks the content of policy.json (`files` and `sha256` apart).
+
+        Raises:
+            BundleError: any field is missing, unknown, of the wrong type or out of range.
+        """
+        top = Fields(data, "")
+        version = top.take("schema_version")
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{FILE}: schema_version is {version!r}, this runtime reads {SCHEMA_VERSION}. "
+                "Export the policy again with this version of the code."
+            )
+        family = top.take("family")
+        if family != FAMILY:
+            raise BundleError(f"{FILE}: family is {family!r}, this runtime runs {FAMILY!r} policies.")
+        layout = _read_layout(top.section("layout"))
+        spec = cls(
+            layout=layout,
+            image=_read_image(top.section("image")),
+            cameras=_read_cameras(top),
+            normaliser=_read_normaliser(top.section("norm_stats"), layout.action_dim),
+            control_period_s=top.number("control_period_s", above=0.0),
+            execute_steps=top.integer("execute_steps", 1, layout.horizon),
+            thought_cap=top.integer("thought_cap", 4),
+            cache_length=top.integer("cache_length", layout.slots + 3),
+            decode_shift=top.integer("decode_shift", 0, 1),
+            prompt_prefix=top.text("prompt_prefix"),
+            action_scale=_read_scale(top.section("action_scale")),
+            gripper=_read_gripper(top.section("gripper")),
+            provenance=top.section("provenance").rest(),
+        )
+        top.take("files")
+        top.take("sha256")
+        top.finish()
+        if len(spec.cameras) != layout.images:
+            raise BundleError(
+                f"{FILE}: cameras lists {len(spec.cameras)} cameras, layout.images says {layout.images}."
+            )
+        return spec
+
+
+class Fields:
+    """One JSON object, read field by field; what is left unread at the end is an error."""
+
+    def __init__(self, data: object, path: str) -> None:
+        self.path = path
+        if not isinstance(data, dict):
+            raise BundleError(f"{FILE}: {path or 'the file'} must be a JSON object.")
+        self._left: dict[str, Any] = dict(data)
+
+    def name(self, key: str) -> str:
+        """Path of a field in the file."""
+        return f"{self.path}.{key}" if self.path else key
+
+    def take(self, key: str) -> Any:
+        """The raw value of a field."""
+        if key not in self._left:
+            raise BundleError(f"{FILE}: the field {self.name(key)} is missing.")
+        return self._left.pop(key)
+
+    def section(self, key: str) -> Fields:
+        """A nested object."""
+        return Fields(self.take(key), self.name(key))
+
+    def integer(self, key: str, low: int, high: int | None = None) -> int:
+        """An integer in [low, high]."""
+        value = self.take(key)
+        if type(value) is not int or value < low or (high is not None and value > high):
+            limit = f"{low} or more" if high is None else f"{low} to {high}"
+            raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a whole number, {limit}.")
+        return value
+
+    def number(self, key: str, above: float | None = None) -> float:
+        """A finite number, above a limit when one is given."""
+        value = self.take(key)
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not fits or (above is not None and value <= above):
+            limit = "" if above is None else f" above {above:g}"
+            raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a finite number{limit}.")
+        return float(value)
+
+    def text(self, key: str) -> str:
+        """A string."""
+        value = self.take(key)
+        if not isinstance(value, str):
+            raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a string.")
+        return value
+
+    def rest(self) -> dict[str, Any]:
+        """All fields that are left, unchecked."""
+        left, self._left = self._left, {}
+        return left
+
+    def finish(self) -> None:
+        """Refuses fields that nobody asked for: a misspelt name must not be lost in silence."""
+        for key in self._left:
+            raise BundleError(f"{FILE}: unknown field {self.name(key)}.")
+
+
+def _read_layout(f: Fields) -> TokenLayout:
+    vocab = f.integer("vocab_size", 16)
+    ids = {key: f.integer(key, 0, vocab - 1) for key in (*TAGS, "action_begin")}
+    end = f.take("prompt_end")
+    if not (isinstance(end, list) and len(end) == 2 and all(type(i) is int and 0 <= i < vocab for i in end)):
+        raise BundleError(f"{FILE}: {f.name('prompt_end')} is {end!r}; it must be two token ids.")
+    layout = TokenLayout(
+        vocab_size=vocab,
+        **ids,
+        prompt_end=(end[0], end[1]),
+        bins=f.integer("bins", 3, vocab - ids["action_begin"]),
+        image_tokens=f.integer("image_tokens", 1),
+        images=f.integer("images", 1),
+        horizon=f.integer("horizon", 1),
+        action_dim=f.integer("action_dim", 1),
+    )
+    f.finish()
+    if len({ids[key] for key in TAGS}) != len(TAGS):
+        raise BundleError(f"{FILE}: two tokens of {f.path} share one id; every tag needs its own.")
+    return layout
+
+
+def _read_image(f: Fields) -> ImageSpec:
+    image = ImageSpec(f.integer("size", 8), f.number("mean"), f.number("std", above=0.0))
+    f.finish()
+    return image
+
+
+def _read_cameras(top: Fields) -> tuple[Camera, ...]:
+    raw = top.take("cameras")
+    if not isinstance(raw, list) or not raw:
+        raise BundleError(f"{FILE}: cameras must be a list with at least one camera.")
+    cameras = []
+    for index, entry in enumerate(raw):
+        f = Fields(entry, f"cameras[{index}]")
+        camera = Camera(f.text("name"), f.integer("rotation_deg", 0, 270))
+        f.finish()
+        if camera.rotation_deg not in ROTATIONS:
+            raise BundleError(f"{FILE}: cameras[{index}].rotation_deg must be one of {ROTATIONS}.")
+        cameras.append(camera)
+    if len({camera.name for camera in cameras}) != len(cameras):
+        raise BundleError(f"{FILE}: two cameras have the same name.")
+    return tuple(cameras)
+
+
+def _read_normaliser(f: Fields, action_dim: int) -> Normaliser:
+    section = f.section("action")
+    f.finish()
+    try:
+        return Normaliser.from_stats(section.rest(), action_dim, where=section.path)
+    except ValueError as error:
+        raise BundleError(f"{FILE}: {error}") from None
+
+
+def _read_scale(f: Fields) -> ActionScale:
+    scale = ActionScale(f.number("position_m", above=0.0), f.number("rotation_rad", above=0.0))
+    f.finish()
+    return scale
+
+
+def _read_gripper(f: Fields) -> Gripper:
+    gripper = Gripper(f.number("opening_m", above=0.0), f.number("closed_value"), f.number("open_value"))
+    f.finish()
+    if gripper.closed_value == gripper.open_value:
+        raise BundleError(f"{FILE}: {f.path} closes and opens with the same value {gripper.open_value:g}.")
+    return gripper
