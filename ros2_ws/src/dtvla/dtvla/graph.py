@@ -66,6 +66,8 @@ class GraphOptions:
         suite, task, seed: the scene of the first episode.
         realtime: True lets the world move on while the policy thinks; False is lockstep.
         max_steps: control periods per episode; 0 takes the task's own limit.
+        autostart: begin the first episode as soon as all nodes are active.
+        repeat: begin the next episode, with the next seed, when one is over.
         simulator, console, record, markers: which optional nodes run.
         output: folder for logs, bag and videos.
     """
@@ -76,6 +78,8 @@ class GraphOptions:
     seed: int = 0
     realtime: bool = False
     max_steps: int = 0
+    autostart: bool = True
+    repeat: bool = False
     simulator: bool = True
     console: bool = True
     record: bool = False
@@ -98,6 +102,8 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
             "seed": options.seed,
             "lockstep": lockstep,
             "max_steps": options.max_steps,
+            "autostart": options.autostart,
+            "repeat": options.repeat,
         },
         "policy_node": {"bundle": str(options.bundle), "use_sim_time": options.simulator},
         "controller_node": {"lockstep": lockstep, "use_sim_time": options.simulator},

@@ -105,8 +105,13 @@ class Arbiter:
         self.stopped = True
 
     def clear_stop(self) -> None:
-        """Releases the latch. What the policy proposed before is dropped: the arm waits for a new look."""
+        """Releases the latch. In real time the arm then waits for a chunk made from a new look.
+
+        In lockstep the chunk is kept: the world moved only by held ticks, and waits for its rows.
+        """
         self.stopped = False
+        if not self.lockstep:
+            self.chunk = None
 
     def measure_gripper(self, opening_m: float) -> None:
         """Takes the measured opening for holds, as long as nothing has been commanded yet."""

@@ -1,7 +1,7 @@
 """Limits as pure functions: every number that comes from outside passes through here.
 
 A check returns None, or one plain sentence that says what was wrong and what follows from it.
-Figures and sources: docs on the limits of the Panda arm (libfranka `rate_limiting.h`, data sheet).
+Figures of the Panda arm: libfranka `rate_limiting.h` and its data sheet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from dtvla.control.chunks import NS_PER_S, Chunk
 
 MAX_HORIZON = 1000
-MAX_ROTATION_RAD = math.pi
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class LiberoBridgeNode(GraphNode):
         obs = world.observation
         self._answer = None
         self._time.publish(ClockMessage(clock=stamp))
+        self._state.publish(self._task_state())
         joints = JointState(name=[*JOINT_NAMES, *FINGER_NAMES])
         joints.header.stamp = stamp
         finger = obs.gripper_opening_m / 2
@@ -161,7 +162,6 @@ class LiberoBridgeNode(GraphNode):
         self._pose.publish(self._pose_message(obs.ee_position.tolist(), obs.ee_quaternion.tolist()))
         for name, picture in obs.images.items():
             self._images[name].publish(image_message(picture, stamp, f"{name}_optical_frame"))
-        self._state.publish(self._task_state())
         self.report.values(
             episode=world.episode,
             step=obs.step,

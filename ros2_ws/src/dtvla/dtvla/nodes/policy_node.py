@@ -46,7 +46,7 @@ class PolicyNode(GraphNode):
         self._decisions = 0
         self._words: str | None = None
         self._chunk: ActionChunk | None = None
-        self._task_done = False
+        self._done_ns: int | None = None  # stamp of the tick at which the task was over
 
     def configure(self) -> None:
         settings = self.settings
@@ -137,7 +137,7 @@ class PolicyNode(GraphNode):
         )
 
     def _on_task_state(self, message: TaskState) -> None:
-        self._task_done = message.done
+        self._done_ns = to_ns(message.header.stamp) if message.done else None
         self._goals.on_task_state(message)
 
     def _on_image(self, camera: str, message: Image) -> None:
@@ -157,7 +157,7 @@ class PolicyNode(GraphNode):
         """Decides on a look when it is time to. A look shown twice means that the world waits for us."""
         repeated = self._look is not None and self._look.stamp_ns == look.stamp_ns
         self._look = look
-        if self._worker.busy:
+        if self._worker.busy or look.stamp_ns == self._done_ns:
             return
         if repeated and self._chunk is not None:
             self._chunks.publish(self._chunk)
@@ -231,7 +231,7 @@ class PolicyNode(GraphNode):
         self._goals.watch()
         timeout_s = self.settings.number("image_timeout_s")
         silent = self._eyes.silent(time.monotonic(), timeout_s, self._since_s)
-        idle = len(silent) == len(self._cameras) and (self._words is None or self._task_done)
+        idle = len(silent) == len(self._cameras) and (self._words is None or self._done_ns is not None)
         if not silent or idle:
             self.report.solved("cameras")
             return

@@ -19,3 +19,13 @@ CLOCK = _profile(1, reliable=False)
 COMMAND = _profile(1, reliable=True)  # chunks and deltas: only the newest matters
 STREAM = _profile(50, reliable=True)  # the growing thought
 LATCHED = _profile(1, reliable=True, latched=True)  # instruction and task state: late joiners get it
+
+
+def patient(profile: QoSProfile, depth: int = 200) -> QoSProfile:
+    """The same profile with a longer queue, for a listener that must not miss a message."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=profile.reliability,
+        durability=profile.durability,
+    )

@@ -61,14 +61,17 @@ class RecorderNode(GraphNode):
     def activate(self) -> None:
         if self.settings.flag("bag"):
             self._bag = Bag(self._output / "bag")
+        self._tick_ns = 0
+        self._state: TaskState | None = None
         self._pictures: dict[str, NDArray[np.uint8]] = {}
-        self._shown: tuple[dict[str, NDArray[np.uint8]], TaskState] | None = None
         self._thought, self._decision = "", ""
         for topic, kind, quality in TOPICS:
             callback = self.guarded(partial(self._on_message, topic, kind))
-            self.live(self.create_subscription(kind, topic, callback, quality, raw=True), self.destroy_subscription)
+            subscription = self.create_subscription(kind, topic, callback, qos.patient(quality), raw=True)
+            self.live(subscription, self.destroy_subscription)
 
     def deactivate(self) -> None:
+        self._draw()
         self._end_video()
         if self._bag is not None:
             self._bag.close()
@@ -86,6 +89,7 @@ class RecorderNode(GraphNode):
 
     def _show_image(self, topic: str, message: Image) -> None:
         camera = topic.split("/")[1]
+        self._turn(to_ns(message.header.stamp))
         self._pictures[camera] = picture_from(message, camera)
 
     def _show_thought(self, topic: str, message: Reasoning) -> None:
@@ -96,22 +100,21 @@ class RecorderNode(GraphNode):
         self._decision = f"decision {message.decision_id}, {took_ms:.0f} ms"
 
     def _show_state(self, topic: str, message: TaskState) -> None:
-        """The state is the last message of a tick. A tick is drawn when the next one comes: its thought
-        arrives only after its images."""
-        known = self._shown[1] if self._shown is not None else None
-        if known is not None and to_ns(known.header.stamp) == to_ns(message.header.stamp):
-            return  # the world waits and published its tick again
-        self._draw()
-        if known is None or known.episode != message.episode:
+        self._turn(to_ns(message.header.stamp))
+        if self._state is None or self._state.episode != message.episode:
             self._begin_video(message)
-        self._shown = (dict(self._pictures), message)
-        if message.done:
-            self._end_video()
+        self._state = message
 
-    def _draw(self, times: int = 1) -> None:
-        if self._shown is None or self._video is None:
+    def _turn(self, stamp_ns: int) -> None:
+        """Draws the tick before when a message of the next one comes: its thought is known only then."""
+        if stamp_ns > self._tick_ns:
+            self._draw()
+            self._tick_ns = stamp_ns
+
+    def _draw(self) -> None:
+        state = self._state
+        if state is None or self._video is None:
             return
-        pictures, state = self._shown
         caption = Caption(
             instruction=state.instruction,
             thought=self._thought,
@@ -119,7 +122,9 @@ class RecorderNode(GraphNode):
             progress=f"step {state.step} of {state.max_steps}, seed {state.seed}",
             outcome=state.success if state.done else None,
         )
-        self._video.add(self._painter.frame(pictures, caption), times)
+        self._video.add(self._painter.frame(self._pictures, caption), FINAL_FRAMES if state.done else 1)
+        if state.done:
+            self._end_video()
 
     def _begin_video(self, state: TaskState) -> None:
         self._end_video()
@@ -129,7 +134,6 @@ class RecorderNode(GraphNode):
 
     def _end_video(self) -> None:
         if self._video is not None:
-            self._draw(FINAL_FRAMES)
             self._video.close()
             self.report.values(last_video=self._video.path)
             self._video = None

@@ -1,0 +1,191 @@
+"""The `dtvla` command. Every command returns its exit status: 0 well, 1 failed, 2 misused, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+from tyro.extras import SubcommandApp
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+app = SubcommandApp()
+bundles = SubcommandApp()
+app.command(bundles, name="bundle")
+console = Console()
+
+
+@app.command
+def up(
+    bundle: Path | None = None,
+    suite: str = "embedded",
+    task: int = 0,
+    seed: int = 0,
+    realtime: bool = False,
+    once: bool = False,
+    max_steps: int = 0,
+    record: bool = False,
+    markers: bool = False,
+    simulator: bool = True,
+    show: bool = True,
+    domain: int | None = None,
+    join: bool = False,
+    output: Path = Path("runs/up"),
+) -> int:
+    """Start the graph and keep it running until Ctrl-C: simulator, controller, policy and console.
+
+    Args:
+        bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        suite: Benchmark suite of the simulator.
+        task: Index of the task in the suite, from 0.
+        seed: Seed of the first episode's object placement; each further episode takes the next one.
+        realtime: Let the world move on while the policy thinks. Default: lockstep, the world waits.
+        once: Play one episode, then wait for /reset_scene instead of going on with the next seed.
+        max_steps: Control periods per episode (50 ms each); 0 takes the task's own limit.
+        record: Write an MCAP bag and one video per episode.
+        markers: Publish /reasoning_markers for rviz: the thought and the planned path.
+        simulator: Run the simulated robot. Without it, bring your own cameras and robot on the same topics.
+        show: Show the thoughts in this terminal.
+        domain: ROS domain to use. Default: a free one.
+        join: Use --domain even if other ROS programs are in it (for example rviz).
+        output: Where logs and recordings go (a folder per run is made in it).
+    """
+    from dtvla import domains
+    from dtvla.demo import fresh_folder
+    from dtvla.graph import GraphOptions, default_bundle
+    from dtvla.launcher import RunningGraph
+    from dtvla.policy.bundle import Bundle
+
+    options = GraphOptions(
+        bundle=Bundle.load(bundle or default_bundle()).path.resolve(),
+        suite=suite,
+        task=task,
+        seed=seed,
+        realtime=realtime,
+        max_steps=max_steps,
+        repeat=not once,
+        simulator=simulator,
+        console=show,
+        record=record,
+        markers=markers,
+        output=fresh_folder(output),
+    )
+    with domains.reserve(domain, join=join) as reservation:
+        console.print(f"Starting on ROS domain {reservation.domain}; logs in {options.output / 'log'}")
+        console.print(f"To look in: export ROS_DOMAIN_ID={reservation.domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST")
+        with RunningGraph(options, reservation.domain, lambda words: console.print(f"  {words}")) as graph:
+            console.print("The graph runs. Ctrl-C ends it.")
+            graph.watch()
+    return OK
+
+
+@app.command
+def demo(
+    bundle: Path | None = None,
+    suite: str = "embedded",
+    seed: int = 0,
+    episodes: int | None = None,
+    max_steps: int = 0,
+    record: bool = True,
+    domain: int | None = None,
+    join: bool = False,
+    output: Path = Path("runs/demo"),
+) -> int:
+    """Run one episode per task, show the thoughts, and leave a report, videos and a bag.
+
+    The exit status says whether everything ran; whether the policy solved its tasks is in the report.
+
+    Args:
+        bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        suite: Benchmark suite of the simulator.
+        seed: Seed of the object placement.
+        episodes: Number of episodes, tasks in turn. Default: one per task.
+        max_steps: Control periods per episode (50 ms each); 0 takes the task's own limit.
+        record: Write an MCAP bag and one video per episode.
+        domain: ROS domain to use. Default: a free one.
+        join: Use --domain even if other ROS programs are in it.
+        output: Where the results go (a folder per run is made in it).
+    """
+    from dtvla import demo as main_job
+    from dtvla.graph import GraphOptions, default_bundle
+
+    options = GraphOptions(
+        bundle=(bundle or default_bundle()).resolve(),
+        suite=suite,
+        seed=seed,
+        max_steps=max_steps,
+        autostart=False,
+        record=record,
+        output=main_job.fresh_folder(output),
+    )
+    report = main_job.run(options, domain, console, join=join, episodes=episodes)
+    console.print()
+    console.print(main_job.table(report))
+    solved = sum(episode.success for episode in report.episodes)
+    console.print(f"{solved} of {len(report.episodes)} episodes solved. Everything is in {options.output}")
+    for problem in report.problems:
+        console.print(problem, style="red", markup=False)
+    return OK if report.complete else FAILED
+
+
+@app.command
+def doctor(bundle: Path | None = None) -> int:
+    """Look for what would keep the graph from running, and say what to do about it.
+
+    Args:
+        bundle: Folder of the policy bundle to verify. Default: the one that ships with dtvla.
+    """
+    from rich.table import Table
+
+    from dtvla.doctor import examine
+
+    view = Table(show_header=False, box=None)
+    with console.status("Examining this machine (about half a minute) ..."):
+        findings = examine(bundle)
+    for finding in findings:
+        mark = "[green]well[/]" if finding.well else "[bold red]ill [/]"
+        view.add_row(mark, finding.name, finding.words)
+    console.print(view)
+    return OK if all(finding.well for finding in findings) else FAILED
+
+
+@bundles.command
+def check(path: Positional[Path]) -> int:
+    """Verify a policy bundle: every file, hash, field and shape.
+
+    Args:
+        path: Folder of the bundle.
+    """
+    from dtvla.policy.runner import Policy
+
+    bundle = Policy.load(path).bundle
+    spec = bundle.spec
+    cameras = ", ".join(camera.name for camera in spec.cameras)
+    console.print(f"[green]{path} is whole.[/]")
+    console.print(f"  fingerprint  {bundle.fingerprint}", highlight=False)
+    console.print(f"  cameras      {cameras}; the policy sees {spec.image.size}x{spec.image.size} px")
+    console.print(f"  actions      {spec.layout.horizon} rows of {spec.control_period_s:g} s, {spec.execute_steps} executed")
+    console.print(f"  thoughts     at most {spec.thought_cap} tokens")
+    for name, value in spec.provenance.items():
+        console.print(f"  {name}: {value}", highlight=False, markup=False)
+    return OK
+
+
+def main() -> int:
+    """Runs the command line; every failure is a sentence on stderr, never a traceback."""
+    from dtvla.launcher import Interrupted
+
+    try:
+        return int(app.cli(prog="dtvla", description="A DeepThinkVLA policy on ROS 2: it sees, thinks aloud and moves the arm."))
+    except (Interrupted, KeyboardInterrupt):
+        console.print("Interrupted; every process has ended.")
+        return INTERRUPTED
+    except (ValueError, RuntimeError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
