@@ -1,0 +1,232 @@
+"""One simulated world: reset it, step it with the raw 7-d action, look through its two cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.sim import bootstrap, embedded
+
+ACTION_DIM = 7
+CONTROL_PERIOD_S = 0.05
+POSITION_SCALE_M = 0.05  # OSC_POSE: an action of 1.0 moves the goal by 5 cm
+ROTATION_SCALE_RAD = 0.5  # and turns it by 0.5 rad (axis-angle, base frame)
+GRIPPER_OPENING_M = 0.08
+IDLE_ACTION = (0.0,) * 6 + (-1.0,)  # hold the pose, gripper open
+SETTLE_STEPS = 10  # LIBERO's protocol: objects fall onto the table before the episode starts
+MAX_STEPS = {"embedded": 260}
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
+JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the world shows after a step.
+
+    Images are RGB uint8 [height, width, 3], already rotated as the benchmark's policies expect.
+    Positions are metres in the robot's base frame (x away from the base, y to its left, z up),
+    orientations quaternions (x, y, z, w). `objects` holds privileged positions in the same frame:
+    for the expert and for checks, never for a policy.
+    """
+
+    images: dict[str, NDArray[np.uint8]]
+    joint_positions: NDArray[np.float64]  # [7] rad
+    joint_velocities: NDArray[np.float64]  # [7] rad/s
+    gripper_opening_m: float
+    ee_position: NDArray[np.float64]  # [3]
+    ee_quaternion: NDArray[np.float64]  # [4]
+    objects: dict[str, NDArray[np.float64]]
+    step: int
+    success: bool
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task of a suite as the rest of the system sees it."""
+
+    suite: str
+    index: int
+    name: str
+    language: str
+    max_steps: int
+
+
+def upright(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rotates the simulator's picture by 180 degrees. The one place where this happens.
+
+    LIBERO's renderer hands images upside down and the benchmark's policies are trained on both axes
+    flipped (reference: experiments/libero_utils.py); every image that leaves this package is upright.
+    """
+    return np.ascontiguousarray(image[::-1, ::-1])
+
+
+def list_tasks(suite: str) -> list[TaskInfo]:
+    """The tasks of a suite, in its own order.
+
+    Raises:
+        ValueError: the suite is not known.
+    """
+    if suite != "embedded":
+        raise ValueError(f"Unknown suite '{suite}'. This build serves: embedded.")
+    return [
+        TaskInfo(suite, i, task.name, task.language, MAX_STEPS[suite])
+        for i, task in enumerate(embedded.TASKS)
+    ]
+
+
+class SimEnv:
+    """A LIBERO environment for one task; one per process at a time (its renderer is global).
+
+    Args:
+        suite: name of the suite (`embedded`).
+        task: index of the task in the suite.
+        image_size: side of the square camera images in pixels.
+        render: False skips the cameras (`images` is then empty).
+        fast: render without shadows, multi-sampling and reflections (three to four times cheaper).
+    """
+
+    def __init__(
+        self, suite: str, task: int, *, image_size: int = 128, render: bool = True, fast: bool = True
+    ) -> None:
+        tasks = list_tasks(suite)
+        if not 0 <= task < len(tasks):
+            raise ValueError(f"Suite '{suite}' has tasks 0 to {len(tasks) - 1}; task {task} does not exist.")
+        self.info = tasks[task]
+        self.scene = embedded.TASKS[task]
+        self._render = render
+        self._image_size = image_size
+        folder = embedded.write_scenes()
+        bootstrap.prepare(folder)
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        embedded.register_objects(folder)
+        if fast:
+            _render_fast()
+        self._env: Any = ControlEnv(
+            bddl_file_name=str(folder / f"{self.info.name}.bddl"),
+            scene_xml=str(folder / "scenes" / "emb_table.xml"),
+            camera_heights=image_size,
+            camera_widths=image_size,
+            use_camera_obs=False,  # we render below, and only the frames somebody will look at
+            has_offscreen_renderer=render,
+            has_renderer=False,
+            hard_reset=False,  # 6 to 160 ms instead of 1 to 4 s
+            ignore_done=True,
+        )
+        self._fast = fast
+        self._step = 0
+        self._obs: dict[str, Any] = {}
+
+    def reset(self, seed: int, *, settle_steps: int = SETTLE_STEPS) -> Observation:
+        """Places the objects as `seed` says, lets them settle, and returns the first observation."""
+        self._env.seed(seed)
+        self._obs = self._env.reset()
+        if self._render and self._fast:
+            _drop_reflections(self._env.env.sim)
+        self._shuffle_places(seed)
+        for _ in range(settle_steps):
+            self._obs = self._env.step(np.array(IDLE_ACTION))[0]
+        self._step = 0
+        return self._observation()
+
+    def step(self, action: NDArray[np.floating], *, look: bool = True) -> Observation:
+        """Executes one raw 7-d action (each value in [-1, 1]) for one control period of 50 ms.
+
+        Args:
+            action: the action.
+            look: False skips the pictures of this step (rendering is three quarters of its cost).
+
+        Raises:
+            ValueError: the action is not seven finite numbers.
+        """
+        values = np.asarray(action, np.float64)
+        if values.shape != (ACTION_DIM,) or not np.isfinite(values).all():
+            raise ValueError(f"The action must be {ACTION_DIM} finite numbers, got {values!r}.")
+        self._obs = self._env.step(values)[0]
+        self._step += 1
+        return self._observation(look)
+
+    def state(self) -> NDArray[np.float64]:
+        """The flattened MuJoCo state (time, positions, velocities): two equal runs agree in every bit."""
+        return np.array(self._env.get_sim_state())
+
+    def close(self) -> None:
+        """Frees the renderer. A second live environment in one process would render nothing."""
+        self._env.close()
+        self._obs = {}
+
+    def _shuffle_places(self, seed: int) -> None:
+        """Deals the three objects to the three places, so that the place says nothing of the task."""
+        sim = self._env.env.sim
+        names = [task.target for task in embedded.TASKS]
+        joints = [self._env.env.objects_dict[name].joints[-1] for name in names]
+        poses = [np.array(sim.data.get_joint_qpos(joint)) for joint in joints]
+        order = np.random.default_rng(seed).permutation(len(names))
+        for joint, pose, source in zip(joints, poses, order, strict=True):
+            pose = pose.copy()
+            pose[:2] = poses[source][:2]
+            sim.data.set_joint_qpos(joint, pose)
+        sim.forward()
+
+    def _observation(self, look: bool = True) -> Observation:
+        obs = self._obs
+        robot = self._env.env.robots[0]
+        base = np.asarray(robot.base_pos)
+        objects = {
+            name: np.asarray(obs[f"{name}_pos"]) - base
+            for name in self._env.env.objects_dict
+            if f"{name}_pos" in obs
+        }
+        fingers = np.asarray(obs["robot0_gripper_qpos"])
+        return Observation(
+            images=self._pictures() if look else {},
+            joint_positions=np.array(robot._joint_positions),
+            joint_velocities=np.array(robot._joint_velocities),
+            gripper_opening_m=float(np.abs(fingers).sum()),
+            ee_position=np.asarray(obs["robot0_eef_pos"]) - base,
+            ee_quaternion=np.asarray(obs["robot0_eef_quat"]),
+            objects=objects,
+            step=self._step,
+            success=bool(self._env.check_success()),
+        )
+
+    def _pictures(self) -> dict[str, NDArray[np.uint8]]:
+        if not self._render:
+            return {}
+        size = self._image_size
+        sim = self._env.env.sim
+        return {
+            name: upright(sim.render(camera_name=key, width=size, height=size))
+            for name, key in CAMERAS.items()
+        }
+
+
+def _render_fast() -> None:
+    """Makes every simulation loaded from now on in this process skip shadows and multi-sampling."""
+    import robosuite.utils.binding_utils as binding
+
+    if getattr(binding.MjSim, "_dtvla_fast", False):
+        return
+    original = binding.MjSim.from_xml_string.__func__
+
+    def from_xml_string(cls: type, xml: str) -> Any:
+        sim = original(cls, xml)
+        model = sim.model._model
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.offsamples = 0
+        model.light_castshadow[:] = 0
+        return sim
+
+    binding.MjSim.from_xml_string = classmethod(from_xml_string)
+    binding.MjSim._dtvla_fast = True
+
+
+def _drop_reflections(sim: Any) -> None:
+    import mujoco
+
+    flags = sim._render_context_offscreen.scn.flags
+    for flag in (mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SHADOW):
+        flags[flag] = 0

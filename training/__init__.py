@@ -1,0 +1,1 @@
+"""Training of DeepThinkVLA policies: model, data, supervised fine-tuning."""

@@ -1,0 +1,179 @@
+"""The torch model with a static key/value cache: batched decisions without a single visible pad.
+
+Every sample has its own four integers (prefix_len, action_start, kv_len, q_start), so samples of
+different length advance together; rows that a shorter sample does not need are written behind its
+`kv_len`, where nobody looks, and are overwritten later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dtvla.policy.backends import Logits
+from dtvla.policy.layout import NEVER, Bounds
+from training.model import DeepThinkVLA, attend, rope_tables
+
+
+class CachedDecoder:
+    """A decoder with its cache for `batch` samples of up to `length` positions."""
+
+    def __init__(self, model: DeepThinkVLA, batch: int, length: int) -> None:
+        self.model = model
+        text = model.config.text
+        weight = model.decoder.embed_tokens.weight
+        shape = (batch, text.kv_heads, length, text.head_dim)
+        self._caches = [
+            (weight.new_zeros(shape), weight.new_zeros(shape)) for _ in range(model.config.text.layers)
+        ]
+        self.length = length
+
+    @torch.no_grad()
+    def run(self, ids_BS: Tensor, bounds_B4: Tensor, features_BFH: Tensor | None = None) -> Tensor:
+        """Hidden states [B, S, H] of rows `q_start ..`; their keys and values go into the cache.
+
+        Args:
+            ids_BS: token ids, `layout.SLOT` for action slots.
+            bounds_B4: each sample's mask as `layout.Bounds`.
+            features_BFH: image features for the image ids among `ids_BS`.
+        """
+        text, rows = self.model.config.text, torch.arange(ids_BS.shape[1], device=ids_BS.device)
+        prefix, start, keys, first = (bounds_B4[:, i, None] for i in range(4))
+        at = first + rows
+        cos, sin = rope_tables(at + 1, text.head_dim, text.rope_theta)
+        j = torch.arange(self.length, device=ids_BS.device)
+        i = at[:, :, None]
+        visible = (j < prefix[:, :, None]) | (j <= i) | (i >= start[:, :, None])
+        mask = (visible & (j < keys[:, :, None]))[:, None]
+        sample = torch.arange(len(ids_BS), device=ids_BS.device)[:, None]
+        x = self.model.embed(ids_BS, features_BFH) * text.hidden_size**0.5
+        for layer, (key, value) in zip(self.model.decoder.layers, self._caches, strict=True):
+            q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
+            key[sample, :, at] = k.transpose(1, 2)
+            value[sample, :, at] = v.transpose(1, 2)
+            x = x + layer.self_attn.merge(attend(q, key, value, mask))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return self.model.decoder.norm(x)
+
+    def clear(self) -> None:
+        """Zeroes the cache."""
+        for key, value in self._caches:
+            key.zero_()
+            value.zero_()
+
+
+class TorchBackend:
+    """The torch model as a `dtvla.policy.backends.Backend`: one sequence, arrays in and out."""
+
+    def __init__(self, model: DeepThinkVLA, cache_length: int) -> None:
+        self._model = model
+        self._decoder = CachedDecoder(model, 1, cache_length)
+
+    @property
+    def cache_length(self) -> int:
+        """How many positions the cache holds."""
+        return self._decoder.length
+
+    def clear(self) -> None:
+        """Zeroes the cache."""
+        self._decoder.clear()
+
+    @torch.no_grad()
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
+        return self._model.image_features(torch.from_numpy(pixels)).flatten(0, 1).numpy()
+
+    def decode(
+        self,
+        ids: NDArray[np.int64],
+        bounds: Bounds,
+        *,
+        features: NDArray[np.float32] | None = None,
+        think_rows: Sequence[int] = (),
+        action_rows: Sequence[int] = (),
+    ) -> Logits:
+        """One pass (see `Backend.decode`)."""
+        images = None if features is None else torch.from_numpy(features)[None]
+        hidden = self._decoder.run(
+            torch.from_numpy(np.asarray(ids, np.int64))[None], torch.tensor([bounds]), images
+        )
+        with torch.no_grad():
+            think = self._model.logits(hidden[:, list(think_rows)])[0]
+            action = self._model.action_logits(hidden[:, list(action_rows)])[0]
+        return Logits(think.numpy(), action.numpy())
+
+
+@torch.no_grad()
+def decide_batch(
+    model: DeepThinkVLA, prompts: list[NDArray[np.int64]], pixels: Tensor, cap: int, *, close: bool = True
+) -> tuple[list[NDArray[np.int64]], Tensor]:
+    """Greedy thoughts and action logits of a batch, each equal to what the sample gives alone.
+
+    Args:
+        model: in eval mode.
+        prompts: ids of each sample's prompt.
+        pixels: [B * images, 3, S, S], sample after sample.
+        cap: most tokens of a thought.
+        close: as in `dtvla.policy.decoding.act`.
+
+    Returns:
+        The thoughts (ids, tags included) and the action logits [B, slots, bins].
+    """
+    layout = model.config.layout
+    batch = len(prompts)
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    decoder = CachedDecoder(model, batch, int(lengths.max()) + cap + layout.slots + 5)
+    ids = torch.full((batch, int(lengths.max())), layout.pad)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.from_numpy(prompt)
+    never = torch.full_like(lengths, NEVER)
+    features = model.image_features(pixels)
+    features = features.reshape(batch, -1, features.shape[-1])
+    hidden = decoder.run(ids, torch.stack([lengths, never, lengths, torch.zeros_like(lengths)], 1), features)
+    hidden = hidden[torch.arange(batch), lengths - 1]
+    banned = torch.from_numpy(layout.banned())
+    thoughts: list[list[int]] = [[] for _ in prompts]
+    open_ = torch.ones(batch, dtype=torch.bool)
+    for count in range(1, cap + 1):
+        logits = model.logits(hidden)
+        logits[:, banned] = -torch.inf
+        tokens = logits.argmax(-1)
+        for b in torch.nonzero(open_).flatten().tolist():
+            thoughts[b].append(int(tokens[b]))
+            open_[b] = thoughts[b][-2:] != [layout.end_think, layout.action]
+        if count == cap or not open_.any():
+            break
+        # A finished sample writes over its own `<action>` position, which the action pass computes anew.
+        position = lengths + torch.tensor([len(thought) - 1 for thought in thoughts])
+        bounds = torch.stack([lengths, never, position + 1, position], 1)
+        hidden = decoder.run(tokens[:, None], bounds)[:, 0]
+    return [np.array(thought, np.int64) for thought in thoughts], _act(
+        model, decoder, thoughts, lengths, close
+    )
+
+
+def _act(
+    model: DeepThinkVLA, decoder: CachedDecoder, thoughts: list[list[int]], lengths: Tensor, close: bool
+) -> Tensor:
+    """The action block of every sample at its own place; shorter blocks are padded behind their `kv_len`."""
+    layout = model.config.layout
+    ending = [layout.end_think, layout.action]
+    tails = []
+    for thought in thoughts:
+        tail = thought[-1:]
+        if close and thought[-2:] != ending:
+            tail = tail + ending[1:] if tail == ending[:1] else tail + ending
+        tails.append(tail)
+    rest = layout.action_block()[1:].tolist()
+    rows = max(len(tail) for tail in tails) + len(rest)
+    ids = torch.tensor([tail + rest + [layout.pad] * (rows - len(tail) - len(rest)) for tail in tails])
+    first = lengths + torch.tensor([len(thought) - 1 for thought in thoughts])
+    offset = torch.tensor([len(tail) - 1 for tail in tails])
+    bounds = torch.stack([lengths, first + offset, first + offset + 1 + len(rest), first], 1)
+    hidden = decoder.run(ids, bounds)
+    read = offset[:, None] + torch.arange(layout.slots)
+    return model.action_logits(hidden[torch.arange(len(tails))[:, None], read])

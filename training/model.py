@@ -1,0 +1,400 @@
+"""The model in torch: SigLIP vision tower, projector, Gemma decoder with hybrid attention.
+
+Parameter names are those of transformers 4.48's PaliGemmaForConditionalGeneration, so published
+checkpoints load as they are. Sizes come from the configuration alone. Shapes in suffixes: B batch,
+S sequence, H hidden, N heads, K key/value heads, D head dimension.
+
+Reference: DeepThinkVLA (arXiv 2511.15669), sft/modeling_deepthinkvla.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dtvla.policy.layout import SLOT, TokenLayout
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the SigLIP tower."""
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    layer_norm_eps: float = 1e-6
+    # Output channels of stride-2 3x3 convolutions in front of the patch embedding; () is SigLIP itself.
+    # A small tower trained from scratch on little data needs them (docs/decisions/0003-conv-stem.md).
+    stem: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the Gemma decoder."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A complete model: both towers and the token layout."""
+
+    vision: VisionConfig
+    text: TextConfig
+    layout: TokenLayout
+    raw: dict[str, Any] = field(default_factory=dict, compare=False)  # the config.json it came from
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> ModelConfig:
+        """Reads a Hugging Face style config.json of this family.
+
+        Raises:
+            ValueError: another model family, or a field that is missing.
+        """
+        if raw.get("model_type") != "paligemma":
+            raise ValueError(
+                f"config.json is of model_type {raw.get('model_type')!r}; this code loads the paligemma "
+                "family that DeepThinkVLA is made of. Point to a DeepThinkVLA checkpoint."
+            )
+        try:
+            return cls._read(raw)
+        except KeyError as missing:
+            raise ValueError(f"config.json lacks the field {missing}, which a DeepThinkVLA model needs.") from None
+
+    @classmethod
+    def _read(cls, raw: dict[str, Any]) -> ModelConfig:
+        v, t = raw["vision_config"], raw["text_config"]
+        vision = VisionConfig(
+            image_size=v["image_size"],
+            patch_size=v["patch_size"],
+            hidden_size=v["hidden_size"],
+            intermediate_size=v["intermediate_size"],
+            layers=v["num_hidden_layers"],
+            heads=v["num_attention_heads"],
+            layer_norm_eps=v.get("layer_norm_eps", 1e-6),
+            stem=tuple(v.get("stem_channels", ())),
+        )
+        text = TextConfig(
+            vocab_size=t["vocab_size"],
+            hidden_size=t["hidden_size"],
+            intermediate_size=t["intermediate_size"],
+            layers=t["num_hidden_layers"],
+            heads=t["num_attention_heads"],
+            kv_heads=t["num_key_value_heads"],
+            head_dim=t.get("head_dim", t["hidden_size"] // t["num_attention_heads"]),
+            rms_norm_eps=t.get("rms_norm_eps", 1e-6),
+            rope_theta=t.get("rope_theta", 10000.0),
+        )
+        begin = raw["action_token_begin_idx"]
+        layout = TokenLayout(
+            vocab_size=t["vocab_size"],
+            image=raw["image_token_index"],
+            think=raw["think_start_token_index"],
+            end_think=raw["think_end_token_index"],
+            action=raw["action_start_token_index"],
+            end_action=raw["action_end_token_index"],
+            action_begin=begin,
+            bins=raw["action_token_end_idx"] - begin + 1,
+            prompt_end=tuple(raw.get("prompt_end_token_id", (235289, 108))),
+            image_tokens=vision.tokens,
+            images=raw.get("num_images", 2),
+            horizon=raw.get("action_horizon", 10),
+            action_dim=raw.get("action_dim", 7),
+            pad=raw.get("pad_token_id", 0),
+            eos=raw.get("eos_token_id", 1),
+            bos=raw.get("bos_token_id", 2),
+        )
+        return cls(vision, text, layout, raw)
+
+
+# --------------------------------------------------------------------------------------- vision tower
+
+
+class VisionEmbeddings(nn.Module):
+    """Patches (behind the optional convolutional stem) and learned positions."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        channels, size = 3, c.patch_size
+        stem: list[nn.Module] = []
+        for out in c.stem:
+            groups = max(1, out // 16)
+            stem += [nn.Conv2d(channels, out, 3, 2, 1), nn.GroupNorm(groups, out), nn.GELU(approximate="tanh")]
+            channels, size = out, size // 2
+        if stem:
+            self.stem = nn.Sequential(*stem)
+        self.has_stem = bool(stem)
+        self.patch_embedding = nn.Conv2d(channels, c.hidden_size, size, size)
+        self.position_embedding = nn.Embedding(c.tokens, c.hidden_size)
+
+    def forward(self, pixels_N3WW: Tensor) -> Tensor:
+        x = self.stem(pixels_N3WW) if self.has_stem else pixels_N3WW
+        return self.patch_embedding(x).flatten(2).transpose(1, 2) + self.position_embedding.weight
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            setattr(self, name, nn.Linear(c.hidden_size, c.hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, h = x.shape
+        q, k, v = (
+            proj(x).view(b, s, self.heads, h // self.heads).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, s, h))
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(c.hidden_size, c.intermediate_size)
+        self.fc2 = nn.Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class VisionLayer(nn.Module):
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.self_attn = VisionAttention(c)
+        self.layer_norm2 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.mlp = VisionMLP(c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class VisionTower(nn.Module):
+    """SigLIP without its pooling head: pixels [N, 3, W, W] in [-1, 1] to tokens [N, T, H_vision]."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        inner = nn.Module()
+        inner.embeddings = VisionEmbeddings(c)
+        inner.encoder = nn.Module()
+        inner.encoder.layers = nn.ModuleList(VisionLayer(c) for _ in range(c.layers))
+        inner.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.vision_model = inner
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.vision_model.embeddings(pixels)
+        for layer in self.vision_model.encoder.layers:
+            x = layer(x)
+        return self.vision_model.post_layernorm(x)
+
+
+# -------------------------------------------------------------------------------------------- decoder
+
+
+class RMSNorm(nn.Module):
+    """Gemma's: computed in float32, scaled by (1 + weight)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = x.float()
+        f = f * torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (f * (1.0 + self.weight.float())).to(x.dtype)
+
+
+def rope_tables(positions_BS: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [B, 1, S, D/2] in float32 of the given 1-based positions."""
+    index = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions_BS.device).float()
+    inverse = 1.0 / (theta ** (index / head_dim))
+    angle = positions_BS.float()[:, None, :, None] * inverse
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BNSD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding on the two halves of the head dimension."""
+    a, b = x_BNSD.chunk(2, -1)
+    cos, sin = cos.to(x_BNSD.dtype), sin.to(x_BNSD.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class HybridAttention(nn.Module):
+    """Grouped-query attention under a mask that the caller gives.
+
+    `attend` may be replaced (export puts the custom ONNX node there); it receives
+    q [B, N, S, D], k and v [B, K, S', D] and the mask argument as it came.
+    """
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.c = c
+        self.q_proj = nn.Linear(c.hidden_size, c.heads * c.head_dim, bias=False)
+        self.k_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=False)
+        self.v_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=False)
+        self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden_size, bias=False)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, rotated keys and values of these rows."""
+        b, s, _ = x.shape
+        c = self.c
+        q = self.q_proj(x).view(b, s, c.heads, c.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(b, s, c.kv_heads, c.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(b, s, c.kv_heads, c.head_dim).transpose(1, 2)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def merge(self, out_BNSD: Tensor) -> Tensor:
+        """Concatenates the heads and projects back."""
+        b, _, s, _ = out_BNSD.shape
+        return self.o_proj(out_BNSD.transpose(1, 2).reshape(b, s, -1))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.project(x, cos, sin)
+        return self.merge(attend(q, k, v, mask))
+
+
+def attend(q_BNSD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; `mask` is bool [B, 1, S, S'] (True = may look) or None for all."""
+    groups = q_BNSD.shape[1] // k_BKSD.shape[1]
+    k, v = k_BKSD.repeat_interleave(groups, 1), v_BKSD.repeat_interleave(groups, 1)
+    return F.scaled_dot_product_attention(q_BNSD, k, v, attn_mask=mask)
+
+
+class GemmaMLP(nn.Module):
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class GemmaLayer(nn.Module):
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.self_attn = HybridAttention(c)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.mlp = GemmaMLP(c)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Gemma(nn.Module):
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.layers = nn.ModuleList(GemmaLayer(c) for _ in range(c.layers))
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+
+# ------------------------------------------------------------------------------------------ the model
+
+
+class DeepThinkVLA(nn.Module):
+    """Vision tower, projector and decoder; the output head is the transposed token embedding."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_tower = VisionTower(config.vision)
+        self.multi_modal_projector = nn.Module()
+        self.multi_modal_projector.linear = nn.Linear(config.vision.hidden_size, config.text.hidden_size)
+        self.language_model = nn.Module()
+        self.language_model.model = Gemma(config.text)
+
+    @property
+    def decoder(self) -> Gemma:
+        return self.language_model.model
+
+    def image_features(self, pixels_N3WW: Tensor) -> Tensor:
+        """Features [N, T, H] of normalised images, before the decoder's scaling by sqrt(H)."""
+        tokens = self.vision_tower(pixels_N3WW)
+        return self.multi_modal_projector.linear(tokens) / self.config.text.hidden_size**0.5
+
+    def embed(self, ids_BS: Tensor, features_BFH: Tensor | None) -> Tensor:
+        """Input embeddings [B, S, H] before scaling: text, image features at image ids, zeros at slots.
+
+        Args:
+            ids_BS: token ids; `layout.SLOT` (-1) marks an action slot.
+            features_BFH: image features of each sample, in the order of its image ids; None without.
+        """
+        x = self.decoder.embed_tokens(ids_BS.clamp_min(0))
+        x = x * (ids_BS != SLOT).unsqueeze(-1).to(x.dtype)
+        if features_BFH is not None:
+            is_image = ids_BS == self.config.layout.image
+            x = x.masked_scatter(is_image.unsqueeze(-1).expand_as(x), features_BFH.to(x.dtype))
+        return x
+
+    def hidden(self, embeds_BSH: Tensor, positions_BS: Tensor, mask_B1SS: Tensor | None) -> Tensor:
+        """Final hidden states [B, S, H] (after the last norm) of whole sequences.
+
+        Args:
+            embeds_BSH: unscaled input embeddings.
+            positions_BS: 1-based positions.
+            mask_B1SS: True where a row may look; None lets every row see every key.
+        """
+        c = self.config.text
+        x = embeds_BSH * torch.tensor(c.hidden_size**0.5, dtype=embeds_BSH.dtype, device=embeds_BSH.device)
+        cos, sin = rope_tables(positions_BS, c.head_dim, c.rope_theta)
+        for layer in self.decoder.layers:
+            x = layer(x, cos, sin, mask_B1SS)
+        return self.decoder.norm(x)
+
+    def logits(self, hidden_BRH: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
+        """Logits [B, R, end - begin] over a range of ids: the head is tied to the embedding."""
+        return hidden_BRH @ self.decoder.embed_tokens.weight[begin:end].T
+
+    def action_logits(self, hidden_BRH: Tensor) -> Tensor:
+        """Logits [B, R, bins] over the action ids only."""
+        layout = self.config.layout
+        return self.logits(hidden_BRH, layout.action_begin, layout.action_end + 1)
+
+
+def hybrid_mask(
+    prefix_len_B: Tensor, action_start_B: Tensor, length_B: Tensor, size: int, *, reference_pads: bool = False
+) -> Tensor:
+    """The hybrid mask [B, 1, size, size] of right-padded whole sequences.
+
+    Args:
+        prefix_len_B: prompt lengths.
+        action_start_B: index of the last thought token, `<action>`.
+        length_B: real tokens of each row.
+        size: padded length.
+        reference_pads: let every row see the pads, as the reference does (docs/fidelity.md); they are
+            hidden otherwise.
+    """
+    i = torch.arange(size, device=prefix_len_B.device)[None, :, None]
+    j = torch.arange(size, device=prefix_len_B.device)[None, None, :]
+    prefix, start, length = (x[:, None, None] for x in (prefix_len_B, action_start_B, length_B))
+    real = j < length
+    allowed = ((j < prefix) | (j <= i) | (i >= start)) & real
+    if reference_pads:
+        allowed = allowed | ~real | (i >= start)
+    return allowed[:, None]

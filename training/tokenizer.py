@@ -1,0 +1,45 @@
+"""The small policy's own tokenizer, trained on what it will ever read and write."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dtvla.sim.embedded import TASKS
+from dtvla.sim.expert import Phase
+from dtvla.sim.thoughts import NEXT
+
+SPECIAL = ("<pad>", "<eos>", "<bos>")  # ids 0, 1, 2 as in Gemma
+TAGS = ("<image>", "<think>", "</think>", "<action>", "</action>")
+MAX_CENTIMETRES = 60
+
+
+def corpus(thinking_prefix: str) -> Iterator[str]:
+    """Every kind of sentence of the suite, with every number, so that words and numbers are one token each."""
+    directions = (("left", "right"), ("forward", "back"), ("above", "below"))
+    for number, phase, task in itertools.product(range(MAX_CENTIMETRES), Phase, TASKS):
+        y, x, z = (pair[number % 2] for pair in directions)
+        offset = f"{number} cm {y}, {number} cm {x}, {number} cm {z}"
+        yield f"The {task.noun} is {offset}. Next: {NEXT[phase]}."
+        yield f"The {task.noun} is in the gripper. The basket is {offset}. Next: {NEXT[phase]}."
+        yield f"The {task.noun} is over the basket."
+        yield f"{thinking_prefix}Task: {task.language.lower()};\n"
+
+
+def train_tokenizer(thinking_prefix: str, vocab_size: int = 800) -> Tokenizer:
+    """A byte-level BPE tokenizer: any text encodes, the suite's words are single tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL + TAGS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(thinking_prefix), trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL + TAGS])
+    return tokenizer
