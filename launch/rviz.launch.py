@@ -1,11 +1,12 @@
 """The robot model, its transforms and rviz, beside a graph that runs already."""
 
-from dtvla.resources import resource
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.substitutions import Command, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from dtvla.resources import resource
 
 
 def generate_launch_description():

@@ -69,7 +69,9 @@ def test_the_model_puts_the_gripper_where_the_simulator_does(urdf: ET.Element) -
 def test_the_tool_centre_point_lies_where_the_datasheet_says(urdf: ET.Element) -> None:
     """Flange at 107 mm, fingertips' centre 103.4 mm further (Franka's documentation)."""
     stretched = _forward(urdf, "panda_hand_tcp", {})
-    np.testing.assert_allclose(stretched[:3, 3], [0.088, 0.0, 0.333 + 0.316 + 0.384 - 0.107 - 0.1034], atol=1e-9)
+    np.testing.assert_allclose(
+        stretched[:3, 3], [0.088, 0.0, 0.333 + 0.316 + 0.384 - 0.107 - 0.1034], atol=1e-9
+    )
 
 
 def test_every_arm_joint_carries_the_limits_of_the_panda(urdf: ET.Element) -> None:
@@ -78,7 +80,12 @@ def test_every_arm_joint_carries_the_limits_of_the_panda(urdf: ET.Element) -> No
     velocity = [2.175] * 4 + [2.61] * 3
     effort = [87.0] * 4 + [12.0] * 3
     limits = [urdf.find(f"joint[@name='{name}']/limit") for name in JOINT_NAMES]
-    for attribute, expected in (("lower", lower), ("upper", upper), ("velocity", velocity), ("effort", effort)):
+    for attribute, expected in (
+        ("lower", lower),
+        ("upper", upper),
+        ("velocity", velocity),
+        ("effort", effort),
+    ):
         assert [float(limit.get(attribute)) for limit in limits] == expected
 
 

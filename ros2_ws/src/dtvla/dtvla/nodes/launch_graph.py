@@ -6,7 +6,7 @@ files in launch/ only choose defaults. Needs `launch` and `launch_ros`, which ar
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
@@ -31,14 +32,12 @@ def graph_description(**defaults: Any) -> LaunchDescription:
     Args:
         defaults: values of `GraphOptions` fields that this launch file prefers over the usual ones.
     """
-    standard = GraphOptions(bundle=default_bundle())
+    standard = asdict(GraphOptions(bundle=Path())) | {"bundle": ""} | defaults
     arguments = []
-    for field in fields(GraphOptions):
-        value = defaults.get(field.name, getattr(standard, field.name))
+    for name, value in standard.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        arguments.append(
-            DeclareLaunchArgument(field.name, default_value=text, description=f"GraphOptions.{field.name}")
-        )
+        sentence = f"GraphOptions.{name}" + ("; empty takes the shipped one" if name == "bundle" else "")
+        arguments.append(DeclareLaunchArgument(name, default_value=text, description=sentence))
     return LaunchDescription([*arguments, OpaqueFunction(function=_nodes)])
 
 
@@ -48,6 +47,8 @@ def parse_option(name: str, text: str) -> bool | int | str | Path:
     Raises:
         ValueError: the text is no such value; the sentence names the argument.
     """
+    if name == "bundle" and not text:
+        return default_bundle()
     standard = getattr(GraphOptions(bundle=Path()), name)
     if isinstance(standard, bool):
         if text.lower() not in _TRUE:
@@ -62,8 +63,9 @@ def parse_option(name: str, text: str) -> bool | int | str | Path:
 
 
 def _nodes(context: LaunchContext) -> list[Action]:
-    values = {f.name: parse_option(f.name, LaunchConfiguration(f.name).perform(context)) for f in fields(GraphOptions)}
-    options = GraphOptions(**values)  # type: ignore[arg-type]  # parse_option gives each field its type
+    texts = {field.name: LaunchConfiguration(field.name).perform(context) for field in fields(GraphOptions)}
+    values: dict[str, Any] = {name: parse_option(name, text) for name, text in texts.items()}
+    options = GraphOptions(**values)
     specs = selected(options)
     decided = overrides(options)
     actions = {spec.name: _node(spec, decided.get(spec.name, {})) for spec in specs}
@@ -81,9 +83,14 @@ def _node(spec: NodeSpec, parameters: dict[str, Any]) -> Node:
         "parameters": [*([str(file)] if file is not None else []), *([parameters] if parameters else [])],
         "remappings": list(spec.remappings),
         "output": "screen",
-        "on_exit": Shutdown(reason=f"{spec.name} ended"),
+        "on_exit": _end_with_it,
     }
     return LifecycleNode(namespace="", **common) if spec.lifecycle else Node(**common)
+
+
+def _end_with_it(event: ProcessExited, context: LaunchContext) -> list[Action]:
+    """A graph without one of its nodes is ended whole; while it is ending nothing more is to do."""
+    return [] if context.is_shutdown else [Shutdown(reason=f"{event.process_name} ended")]
 
 
 def _bring_up_in_order(nodes: list[LifecycleNode]) -> list[Action]:
