@@ -14,6 +14,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -45,9 +46,10 @@ class Collect:
 def record_episode(env: SimEnv, seed: int, every: int = 1) -> dict[str, np.ndarray] | None:
     """One episode as arrays (T steps), or None when the expert failed.
 
-    actions float32 [T, 7] (the expert's, in [-1, 1]); frames int32 [F] (the steps that were looked at) and,
-    for each of them, images uint8 [F, 2, H, W, 3] (agentview, wrist), thoughts str [F], truth float32 [F, 3, 3] (gripper, grasp
-    point, basket; metres, base frame: for checks of the thought, never an input), instruction, task, seed.
+    actions float32 [T, 7] (the expert's, in [-1, 1]); frames int32 [F] (the steps that were looked at)
+    and for each of them images uint8 [F, 2, H, W, 3] (agentview, wrist), thoughts str [F], truth float32
+    [F, 3, 3] (gripper, grasp point, basket; metres, base frame: for checks of the thought, never an
+    input); instruction, task, seed.
     """
     rng = np.random.default_rng(seed)
     level = NOISE_LEVELS[seed % len(NOISE_LEVELS)]
@@ -85,7 +87,7 @@ def record_episode(env: SimEnv, seed: int, every: int = 1) -> dict[str, np.ndarr
     }
 
 
-def save_episode(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_episode(path: Path, arrays: dict[str, Any]) -> None:
     """Writes an episode so that the file is whole or absent."""
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as handle:
         np.savez_compressed(handle, **arrays)

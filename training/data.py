@@ -60,7 +60,9 @@ def load_frames(folder: Path, image_size: int, horizon: int, *, held_out: bool) 
     paths = sorted(folder.glob("*.npz"))
     paths = [p for p in paths if (int(p.stem.rsplit("_", 1)[1]) % HOLD_OUT == 0) == held_out]
     if not paths:
-        raise DatasetError(f"{folder} holds no episodes. Record some: python -m training.collect --out {folder}")
+        raise DatasetError(
+            f"{folder} holds no episodes. Record some: python -m training.collect --out {folder}"
+        )
     images, actions, thoughts, instructions = [], [], [], []
     for path in track(paths, description="reading held-out episodes" if held_out else "reading episodes"):
         with np.load(path) as episode:
@@ -71,7 +73,9 @@ def load_frames(folder: Path, image_size: int, horizon: int, *, held_out: bool) 
             thoughts += [str(text) for text in episode["thoughts"]]
             frames = episode["frames"]
             instructions += [str(episode["instruction"])] * len(frames)
-        after = np.concatenate([action, np.repeat(action[-1:], horizon, 0)])  # the chunk ends on the last action
+        after = np.concatenate(
+            [action, np.repeat(action[-1:], horizon, 0)]
+        )  # the chunk ends on the last action
         actions.append(np.stack([after[t : t + horizon] for t in frames]))
     return Frames(np.concatenate(images), np.concatenate(actions), thoughts, instructions, len(paths))
 
@@ -82,7 +86,9 @@ def shrink(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return images
     small = np.empty((*images.shape[:2], size, size, 3), np.uint8)
     for index in np.ndindex(*images.shape[:2]):
-        small[index] = np.asarray(Image.fromarray(images[index]).resize((size, size), Image.Resampling.BILINEAR))
+        small[index] = np.asarray(
+            Image.fromarray(images[index]).resize((size, size), Image.Resampling.BILINEAR)
+        )
     return small
 
 
@@ -111,7 +117,9 @@ class Samples:
         }
         tags = (layout.think, layout.end_think, layout.action)
         self._thoughts = {
-            text: np.array([tags[0], *tokenizer.encode(text, add_special_tokens=False).ids, *tags[1:]], np.int64)
+            text: np.array(
+                [tags[0], *tokenizer.encode(text, add_special_tokens=False).ids, *tags[1:]], np.int64
+            )
             for text in set(frames.thoughts)
         }
         normalised = normaliser.normalise(frames.actions.astype(np.float64))

@@ -78,7 +78,9 @@ class ModelConfig:
         try:
             return cls._read(raw)
         except KeyError as missing:
-            raise ValueError(f"config.json lacks the field {missing}, which a DeepThinkVLA model needs.") from None
+            raise ValueError(
+                f"config.json lacks the field {missing}, which a DeepThinkVLA model needs."
+            ) from None
 
     @classmethod
     def _read(cls, raw: dict[str, Any]) -> ModelConfig:
@@ -138,7 +140,11 @@ class VisionEmbeddings(nn.Module):
         stem: list[nn.Module] = []
         for out in c.stem:
             groups = max(1, out // 16)
-            stem += [nn.Conv2d(channels, out, 3, 2, 1), nn.GroupNorm(groups, out), nn.GELU(approximate="tanh")]
+            stem += [
+                nn.Conv2d(channels, out, 3, 2, 1),
+                nn.GroupNorm(groups, out),
+                nn.GELU(approximate="tanh"),
+            ]
             channels, size = out, size // 2
         if stem:
             self.stem = nn.Sequential(*stem)
@@ -152,11 +158,15 @@ class VisionEmbeddings(nn.Module):
 
 
 class VisionAttention(nn.Module):
+    """Full multi-head attention with biases."""
+
     def __init__(self, c: VisionConfig) -> None:
         super().__init__()
         self.heads = c.heads
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            setattr(self, name, nn.Linear(c.hidden_size, c.hidden_size))
+        self.q_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.k_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.v_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.out_proj = nn.Linear(c.hidden_size, c.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         b, s, h = x.shape
@@ -168,6 +178,8 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
+    """Two layers with the tanh form of GELU."""
+
     def __init__(self, c: VisionConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(c.hidden_size, c.intermediate_size)
@@ -178,6 +190,8 @@ class VisionMLP(nn.Module):
 
 
 class VisionLayer(nn.Module):
+    """A pre-norm transformer layer."""
+
     def __init__(self, c: VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
@@ -190,23 +204,49 @@ class VisionLayer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
+class VisionEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(VisionLayer(c) for _ in range(c.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """Embeddings, encoder, last norm."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(c)
+        self.encoder = VisionEncoder(c)
+        self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.post_layernorm(self.encoder(self.embeddings(pixels)))
+
+
 class VisionTower(nn.Module):
     """SigLIP without its pooling head: pixels [N, 3, W, W] in [-1, 1] to tokens [N, T, H_vision]."""
 
     def __init__(self, c: VisionConfig) -> None:
         super().__init__()
-        inner = nn.Module()
-        inner.embeddings = VisionEmbeddings(c)
-        inner.encoder = nn.Module()
-        inner.encoder.layers = nn.ModuleList(VisionLayer(c) for _ in range(c.layers))
-        inner.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-        self.vision_model = inner
+        self.vision_model = VisionTransformer(c)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.vision_model.embeddings(pixels)
-        for layer in self.vision_model.encoder.layers:
-            x = layer(x)
-        return self.vision_model.post_layernorm(x)
+        return self.vision_model(pixels)
+
+
+class Projector(nn.Module):
+    """Vision width to decoder width."""
+
+    def __init__(self, vision: VisionConfig, text: TextConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(vision.hidden_size, text.hidden_size)
 
 
 # -------------------------------------------------------------------------------------------- decoder
@@ -283,6 +323,8 @@ def attend(q_BNSD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None) 
 
 
 class GemmaMLP(nn.Module):
+    """The gated feed-forward of Gemma."""
+
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
@@ -294,6 +336,8 @@ class GemmaMLP(nn.Module):
 
 
 class GemmaLayer(nn.Module):
+    """A pre-norm decoder layer."""
+
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -307,6 +351,8 @@ class GemmaLayer(nn.Module):
 
 
 class Gemma(nn.Module):
+    """Token embedding, layers and last norm; the head is the embedding, transposed."""
+
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
@@ -317,6 +363,14 @@ class Gemma(nn.Module):
 # ------------------------------------------------------------------------------------------ the model
 
 
+class LanguageModel(nn.Module):
+    """The name that checkpoints put in front of the decoder."""
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.model = Gemma(c)
+
+
 class DeepThinkVLA(nn.Module):
     """Vision tower, projector and decoder; the output head is the transposed token embedding."""
 
@@ -324,10 +378,8 @@ class DeepThinkVLA(nn.Module):
         super().__init__()
         self.config = config
         self.vision_tower = VisionTower(config.vision)
-        self.multi_modal_projector = nn.Module()
-        self.multi_modal_projector.linear = nn.Linear(config.vision.hidden_size, config.text.hidden_size)
-        self.language_model = nn.Module()
-        self.language_model.model = Gemma(config.text)
+        self.multi_modal_projector = Projector(config.vision, config.text)
+        self.language_model = LanguageModel(config.text)
 
     @property
     def decoder(self) -> Gemma:

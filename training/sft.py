@@ -126,7 +126,8 @@ def make_optimisers(config: Sft, model: DeepThinkVLA) -> list[torch.optim.Optimi
     From scratch on little data Muon needs about half of AdamW's steps; fine-tuning a published
     checkpoint follows the reference and uses AdamW alone (a later option).
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim == 2 and "embed" not in name
         (matrices if matrix else others).append(parameter)
@@ -199,7 +200,9 @@ def compute_losses(model: DeepThinkVLA, batch: Batch, thought_weight: float) -> 
 
 
 @torch.no_grad()
-def validate(model: DeepThinkVLA, samples: Samples, codec: ActionCodec, seed: int, size: int = 192) -> dict[str, float]:
+def validate(
+    model: DeepThinkVLA, samples: Samples, codec: ActionCodec, seed: int, size: int = 192
+) -> dict[str, float]:
     """Held-out figures: losses, share of thought tokens right, action L1 in normalised units."""
     model.eval()
     rng = np.random.default_rng(seed)
@@ -207,7 +210,10 @@ def validate(model: DeepThinkVLA, samples: Samples, codec: ActionCodec, seed: in
     sums: dict[str, list[float]] = {}
     for part in np.array_split(index, max(1, size // 32)):
         out = compute_losses(model, samples.batch(part), 1.0)
-        error = np.abs(codec.decode_columns(out.action_columns.numpy()) - codec.decode_columns(out.target_columns.numpy()))
+        error = np.abs(
+            codec.decode_columns(out.action_columns.numpy())
+            - codec.decode_columns(out.target_columns.numpy())
+        )
         figures = {
             "thought_loss": float(out.thought),
             "action_loss": float(out.action),
@@ -221,7 +227,9 @@ def validate(model: DeepThinkVLA, samples: Samples, codec: ActionCodec, seed: in
     return {key: float(np.mean(values)) for key, values in sums.items()}
 
 
-def save_checkpoint(out: Path, model: DeepThinkVLA, optimisers: list[torch.optim.Optimizer], step: int) -> None:
+def save_checkpoint(
+    out: Path, model: DeepThinkVLA, optimisers: list[torch.optim.Optimizer], step: int
+) -> None:
     """Replaces the checkpoint atomically: weights for the export, optimiser and step for resuming."""
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, out / "model.safetensors.part", metadata={"format": "pt"})
@@ -232,7 +240,9 @@ def save_checkpoint(out: Path, model: DeepThinkVLA, optimisers: list[torch.optim
 
 def git_commit() -> str:
     """The commit of this working copy, or `unknown` outside git."""
-    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return result.stdout.strip() or "unknown"
 
 
@@ -242,7 +252,7 @@ def main(config: Sft) -> None:
     torch.set_num_threads(config.threads)
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
-    console = Console()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
     config.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(SMALL_PREFIX)
     raw = small_config(tokenizer.get_vocab_size())
@@ -251,7 +261,8 @@ def main(config: Sft) -> None:
     model_config = ModelConfig.from_hf(raw)
     layout = model_config.layout
     train, held_out = (
-        load_frames(config.data, model_config.vision.image_size, layout.horizon, held_out=flag) for flag in (False, True)
+        load_frames(config.data, model_config.vision.image_size, layout.horizon, held_out=flag)
+        for flag in (False, True)
     )
     stats_file = config.out / "norm_stats.json"
     if stats_file.exists():  # a resumed run keeps its normalisation, also when episodes were added
@@ -260,7 +271,9 @@ def main(config: Sft) -> None:
         q01, q99 = quantiles(train.actions)
         normaliser = Normaliser(q01, q99, np.arange(layout.action_dim) < 6)
     codec = ActionCodec(layout.bins, layout.action_begin, decode_shift=1)
-    samples, unseen = (Samples(f, tokenizer, layout, codec, normaliser, SMALL_PREFIX) for f in (train, held_out))
+    samples, unseen = (
+        Samples(f, tokenizer, layout, codec, normaliser, SMALL_PREFIX) for f in (train, held_out)
+    )
 
     model = DeepThinkVLA(model_config)
     initialise(model, config.seed)
@@ -293,7 +306,9 @@ def main(config: Sft) -> None:
     (config.out / "norm_stats.json").write_text(json.dumps({"action": normaliser.to_stats()}, indent=1))
     (config.out / "policy.json").write_text(json.dumps(spec.to_json(), indent=1))
     parameters = sum(p.numel() for p in model.parameters())
-    console.print(f"{parameters / 1e6:.2f} M parameters, {len(train)} frames of {train.episodes} episodes, step {step}")
+    console.print(
+        f"{parameters / 1e6:.2f} M parameters, {len(train)} frames of {train.episodes} episodes, step {step}"
+    )
     _loop(config, model, optimisers, samples, unseen, codec, step, console)
 
 
@@ -307,7 +322,9 @@ def _loop(
     step: int,
     console: Console,
 ) -> None:
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    rank, world = (
+        (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    )
     writer = SummaryWriter(str(config.out)) if rank == 0 else None
     started, first = time.monotonic(), step
     while step < config.steps:
@@ -328,10 +345,15 @@ def _loop(
             continue
         if step % config.log_every == 0:
             rate = (step - first) * config.batch / (time.monotonic() - started)
-            scalars = {"thought": losses.thought, "action": losses.action, "grad_norm": norm, "samples_per_s": rate}
-            scalars["thought_accuracy"] = losses.thought_accuracy
+            scalars: dict[str, float] = {
+                "thought": float(losses.thought),
+                "action": float(losses.action),
+                "thought_accuracy": float(losses.thought_accuracy),
+                "grad_norm": float(norm),
+                "samples_per_s": rate,
+            }
             for key, value in scalars.items():
-                writer.add_scalar(f"train/{key}", float(value), step)
+                writer.add_scalar(f"train/{key}", value, step)
             left = (config.steps - step) * config.batch / rate / 60
             console.print(
                 f"step {step}/{config.steps}  thought {losses.thought:.3f} ({losses.thought_accuracy:.3f})  "

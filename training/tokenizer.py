@@ -17,7 +17,7 @@ MAX_CENTIMETRES = 60
 
 
 def corpus(thinking_prefix: str) -> Iterator[str]:
-    """Every kind of sentence of the suite, with every number, so that words and numbers are one token each."""
+    """Every kind of sentence of the suite with every number: each word and number becomes one token."""
     directions = (("left", "right"), ("forward", "back"), ("above", "below"))
     for number, phase, task in itertools.product(range(MAX_CENTIMETRES), Phase, TASKS):
         y, x, z = (pair[number % 2] for pair in directions)

@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 
@@ -96,8 +96,8 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(handle.name, path)
 
 
-def prepare(assets: Path) -> ModuleType:
-    """Readies `libero.libero` to read its assets from `assets`, and returns that module.
+def prepare(assets: Path) -> None:
+    """Readies `libero.libero` to read its assets from `assets`.
 
     Safe to call again with the same folder; a process serves one asset folder at a time.
     """
@@ -105,6 +105,5 @@ def prepare(assets: Path) -> ModuleType:
     os.environ["LIBERO_CONFIG_PATH"] = str(_config_folder())
     for name in ("robosuite_logs", "robosuite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    libero = importlib.import_module("libero.libero")
+    libero: Any = importlib.import_module("libero.libero")
     libero._assets_path_cache = str(assets)  # else the first environment asks the hub
-    return libero

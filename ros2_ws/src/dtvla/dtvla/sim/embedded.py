@@ -10,6 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dtvla.sim.bootstrap import cache_folder, robosuite_assets, write_atomically
 
@@ -54,7 +55,7 @@ def _site(name: str, position: str) -> str:
 
 def _basket_xml(half_width: float = 0.085, half_height: float = 0.045, wall: float = 0.005) -> str:
     w, h, t = half_width, half_height, wall
-    boxes = [(0, 0, t, w, w, t)]
+    boxes: list[tuple[float, ...]] = [(0, 0, t, w, w, t)]
     boxes += [(s * w, 0, h, t, w, h) for s in (1, -1)] + [(0, s * w, h, w, t, h) for s in (1, -1)]
     geoms = ""
     for x, y, z, a, b, c in boxes:
@@ -62,8 +63,8 @@ def _basket_xml(half_width: float = 0.085, half_height: float = 0.045, wall: flo
         geoms += f'<geom {shape} group="0" density="400" friction="0.95 0.3 0.1" {_HULL}/>'
         geoms += f'<geom {shape} rgba="0.72 0.53 0.30 1" {_SHOWN}/>'
     region = (
-        f'<site name="contain_region" type="box" pos="0 0 {h:g}" quat="1 0 0 0" size="{w - 0.012:g} {w - 0.012:g} {h:g}" '
-        'rgba="0 0 0 0" group="0"/>'
+        f'<site name="contain_region" type="box" pos="0 0 {h:g}" quat="1 0 0 0" '
+        f'size="{w - 0.012:g} {w - 0.012:g} {h:g}" rgba="0 0 0 0" group="0"/>'
     )
     ends = _site("bottom_site", "0 0 0") + _site("top_site", f"0 0 {2 * h:g}")
     ends += _site("horizontal_radius_site", f"{w + t:g} {w + t:g} 0")
@@ -122,7 +123,9 @@ def scene_files() -> dict[str, str]:
     files = {
         "scenes/emb_table.xml": _arena_xml(assets),
         "emb_basket.xml": _basket_xml(),
-        "emb_green_block.xml": _solid_xml("greenblock", "box", (0.022, 0.022, 0.022), "0.1 0.6 0.15 1", 0.022),
+        "emb_green_block.xml": _solid_xml(
+            "greenblock", "box", (0.022, 0.022, 0.022), "0.1 0.6 0.15 1", 0.022
+        ),
         "emb_blue_cylinder.xml": _solid_xml("bluecylinder", "cylinder", (0.024, 0.03), "0.1 0.2 0.8 1", 0.03),
     }
     return files | {f"{task.name}.bddl": _bddl(task) for task in TASKS}
@@ -153,12 +156,12 @@ def register_objects(folder: Path) -> None:
     def make(class_name: str, path: Path, duplicate: bool) -> type:
         category = re.sub(r"(?<!^)([A-Z])", r" \1", class_name).lower()
 
-        def __init__(self, name: str | None = None, obj_name: str | None = None) -> None:
+        def initialise(self: Any, name: str | None = None, obj_name: str | None = None) -> None:
             MujocoXMLObject.__init__(
                 self,
                 str(path),
                 name=name,
-                joints=[dict(type="free", damping="0.0005")],
+                joints=[{"type": "free", "damping": "0.0005"}],
                 obj_type="all",
                 duplicate_collision_geoms=duplicate,
             )
@@ -167,7 +170,7 @@ def register_objects(folder: Path) -> None:
             self.rotation_axis = "z"
             self.object_properties = {"vis_site_names": {}}
 
-        return type(class_name, (MujocoXMLObject,), {"__init__": __init__})
+        return type(class_name, (MujocoXMLObject,), {"__init__": initialise})
 
     for class_name, (path, duplicate) in sources.items():
         if re.sub(r"(?<!^)([A-Z])", r"_\1", class_name).lower() not in OBJECTS_DICT:

@@ -100,7 +100,7 @@ def run_episode(env: SimEnv, policy: Decider, seed: int, execute_steps: int) -> 
 
 
 def plan(options: EvalOptions) -> list[tuple[int, int]]:
-    """The (task, seed) pairs of an evaluation, grouped by task because a task's scene takes seconds to build."""
+    """The (task, seed) pairs of an evaluation, grouped by task: building a task's scene takes seconds."""
     tasks = options.tasks or tuple(task.index for task in list_tasks(options.suite))
     pairs = [(tasks[i % len(tasks)], options.seed0 + i // len(tasks)) for i in range(options.episodes)]
     return sorted(pairs)
@@ -183,7 +183,9 @@ def _episodes(options: EvalOptions, pairs: list[tuple[int, int]]) -> Any:
             try:
                 yield run_episode(env, policy, seed, execute_steps)
             except Exception as error:  # one broken episode must not cost the others
-                yield _failed(task, seed, f"{error} ({traceback.format_exc(limit=-1).splitlines()[-2].strip()})")
+                yield _failed(
+                    task, seed, f"{error} ({traceback.format_exc(limit=-1).splitlines()[-2].strip()})"
+                )
     finally:
         if env is not None:
             env.close()

@@ -112,7 +112,7 @@ class Expert:
         carry_z = self._table_z(obs) + CARRY_Z_M
         match self.phase:
             case Phase.REACH:
-                goal = grasp + [0.0, 0.0, HOVER_M]
+                goal = grasp + np.array([0.0, 0.0, HOVER_M])
                 if np.linalg.norm((goal - hand)[:2]) > 0.06:  # do not sweep objects off the table
                     goal[2] = max(goal[2], min(hand[2], carry_z))
                 return goal, -1.0

@@ -33,8 +33,10 @@ _AXES = (("forward", "back"), ("left", "right"), ("above", "below"))
 def describe_offset(offset: NDArray[np.floating]) -> str:
     """`offset` [3] in metres, base frame, as words: `12 cm left, 3 cm forward, 20 cm below`."""
     parts = []
-    for value, (positive, negative) in zip(np.asarray(offset)[[1, 0, 2]], [_AXES[1], _AXES[0], _AXES[2]], strict=True):
-        centimetres = int(round(abs(float(value)) * 100))
+    for value, (positive, negative) in zip(
+        np.asarray(offset)[[1, 0, 2]], [_AXES[1], _AXES[0], _AXES[2]], strict=True
+    ):
+        centimetres = round(abs(float(value)) * 100)
         parts.append(f"{centimetres} cm {positive if value >= 0 or centimetres == 0 else negative}")
     return ", ".join(parts)
 
@@ -53,7 +55,7 @@ def thought(expert: Expert, obs: Observation) -> str:
 
 @dataclass(frozen=True)
 class ParsedThought:
-    """What a thought states: the offset it names (metres, base frame; of the target or the basket) and the phase."""
+    """What a thought states: an object, its offset from the gripper (metres, base frame), the phase."""
 
     noun: str | None
     offset: NDArray[np.float64] | None
