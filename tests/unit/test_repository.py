@@ -1,0 +1,155 @@
+"""Rules of the house that a reader would otherwise have to remember."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from dtvla.graph import GRAPH, GraphOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "ros2_ws/src/dtvla/dtvla"
+INTERFACES = ROOT / "ros2_ws/src/dtvla_msgs"
+ROOMS = ("policy", "control", "sim", "nodes")  # a room imports only itself and rooms before it
+ROS_PACKAGES = {"rclpy", "launch", "launch_ros", "dtvla_msgs"}
+# The launcher and the commands sit above all rooms and reach the nodes.
+GROUND_FLOOR = ("graph", "resources", "domains", "leftovers")
+MAX_LINES = 400
+
+
+def _tracked(*suffixes: str) -> list[Path]:
+    """Files of the repository, as git sees them, with one of these suffixes (all files without any)."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    return [path for path in paths if path.is_file() and (not suffixes or path.suffix in suffixes)]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Dotted names of every module a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _modules(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (PACKAGE / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_before_it(room: str) -> None:
+    later = {f"dtvla.{name}" for name in ROOMS[ROOMS.index(room) + 1 :]}
+    for path in _modules(room):
+        wrong = [
+            name for name in _imports(path) if any(name == up or name.startswith(f"{up}.") for up in later)
+        ]
+        assert wrong == [], f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_only_the_nodes_know_ros() -> None:
+    ground = [PACKAGE / f"{name}.py" for name in GROUND_FLOOR]
+    for path in [*_modules("policy", "control", "sim"), *ground]:
+        wrong = [name for name in _imports(path) if name.split(".")[0] in ROS_PACKAGES]
+        assert wrong == [], f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_robot_side_never_imports_torch_or_the_training_code() -> None:
+    for path in _modules("."):
+        forbidden = {"torch", "transformers", "training", "model_export"}
+        wrong = [name for name in _imports(path) if name.split(".")[0] in forbidden]
+        assert wrong == [], f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_every_node_of_the_table_is_an_executable_that_ros2_run_finds() -> None:
+    scripts = {script.name: script.value for script in entry_points(group="console_scripts")}
+    assert {node.name: scripts.get(node.executable) for node in GRAPH} == {
+        node.name: f"{node.module}:main" for node in GRAPH
+    }
+
+
+def test_launch_files_choose_options_that_exist() -> None:
+    known = set(GraphOptions.__dataclass_fields__)
+    for path in sorted((ROOT / "launch").glob("*.launch.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        chosen = [call for call in calls if getattr(call.func, "id", "") == "graph_description"]
+        assert {keyword.arg for call in chosen for keyword in call.keywords} <= known
+
+
+@pytest.mark.parametrize("path", sorted(INTERFACES.glob("*/*.*")), ids=lambda path: path.name)
+def test_every_field_of_an_interface_carries_a_comment(path: Path) -> None:
+    previous = ""
+    for line in path.read_text().splitlines():
+        if line and not line.startswith(("#", "---")):
+            assert previous.startswith("#"), f"{path.name}: '{line}' has no comment above it"
+        previous = line
+
+
+@pytest.mark.parametrize("path", sorted(INTERFACES.glob("*/*.*")), ids=lambda path: path.name)
+def test_every_number_of_an_interface_names_its_unit(path: Path) -> None:
+    comment: list[str] = []
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            comment.append(line)
+            continue
+        if line.startswith("float64"):
+            words = re.findall(r"\w+", " ".join(comment))
+            assert {"m", "s", "rad", "units"} & set(words), f"{path.name}: '{line}' names no unit"
+        comment = []
+
+
+def _requirements(path: Path) -> list[Requirement]:
+    lines = (line.split(" #")[0].strip() for line in path.read_text().splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)
+def test_every_requirement_is_pinned(path: Path) -> None:
+    for requirement in _requirements(path):
+        operators = [specifier.operator for specifier in requirement.specifier]
+        assert operators == ["=="], f"{path.name}: {requirement} is not pinned"
+
+
+def test_the_lock_file_agrees_with_the_other_requirements() -> None:
+    def pins(name: str) -> set[tuple[str, str]]:
+        found = _requirements(ROOT / f"requirements/{name}.txt")
+        return {(canonicalize_name(each.name), str(each.specifier)) for each in found}
+
+    missing = (pins("ros") | pins("sim") | pins("runtime") | pins("dev")) - pins("lock")
+    assert missing == set(), "run tools/lock.sh"
+
+
+def test_no_tracked_file_names_a_folder_of_one_machine() -> None:
+    pattern = re.compile(rb"(?<![\w.])/(work|root|home/\w+)/")
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group().decode()}"
+        for path in _tracked()
+        if path.name not in ("Dockerfile", Path(__file__).name)
+        for match in pattern.finditer(path.read_bytes())
+    ]
+    assert found == []
+
+
+def test_python_files_stay_short() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in _tracked(".py")
+        if (lines := len(path.read_text().splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize("script", ["tools/setup.sh", "tools/lock.sh", ".ci/run"])
+def test_shell_scripts_parse(script: str) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
