@@ -6,32 +6,35 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 python := .venv/bin/python
 sources := ros2_ws/src training model_export launch tests
 
-.PHONY: help setup setup-dev demo test bench lint format clean distclean
+.PHONY: help runtime dev setup setup-dev demo test bench lint format clean distclean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-setup: ## Sets up the robot side and the simulator (.venv, ros2_ws; no torch)
-	@tools/setup.sh runtime
+setup: runtime ## Sets up the robot side and the simulator (.venv, ros2_ws; no torch)
+	@echo "Ready: make demo, or .venv/bin/dtvla --help"
 
-setup-dev: ## Sets up training, export, tests and lint as well
-	@tools/setup.sh dev
+setup-dev: dev ## Sets up training, export, tests and lint as well
+	@echo "Ready: make test, make lint"
 
-demo: setup ## Runs three episodes of the shipped policy as a real ROS graph; ARGS="..." goes to `dtvla demo`
+runtime dev: # what the other targets need; silent when all is there
+	@tools/setup.sh $@
+
+demo: runtime ## Runs three episodes of the shipped policy as a real ROS graph; ARGS="..." goes to `dtvla demo`
 	@$(python) -m dtvla.cli demo $(ARGS)
 
-test: setup-dev ## Runs all tests; ARGS="-k words" chooses some
+test: dev ## Runs all tests; ARGS="-k words" chooses some
 	@$(python) -m pytest $(ARGS)
 
-bench: setup ## Measures decision latency, ROS overhead and simulator speed
+bench: runtime ## Measures decision latency, ROS overhead and simulator speed
 	@$(python) -m dtvla.cli bench $(ARGS)
 
-lint: setup-dev ## Checks style and types
+lint: dev ## Checks style and types
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
 
-format: setup-dev ## Formats the code in place
+format: dev ## Formats the code in place
 	@$(python) -m ruff check --fix --select I
 	@$(python) -m ruff format
 

@@ -23,6 +23,8 @@ python=$venv/bin/python
 unset PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
+steps_done=0
+
 fail() {
   printf 'Set-up stopped: %s\n' "$*" >&2
   exit 1
@@ -36,6 +38,7 @@ step() {
   output=$(mktemp)
   if "$@" >"$output" 2>&1 </dev/null; then
     printf '%d s\n' $((SECONDS - began))
+    steps_done=$((steps_done + 1))
     rm -f "$output"
     return
   fi
@@ -118,8 +121,12 @@ create_venv() {
   step "Virtual environment .venv ($("$base" -V))" "about 5 s" "$base" -m venv "$venv"
 }
 
-venv_works() { # and was not made for another folder: its scripts hold absolute paths
-  "$python" -c '' 2>/dev/null && grep -qF "$venv" "$venv/bin/activate"
+# .venv runs, and was not made for another folder: its scripts hold absolute paths.
+venv_works() { "$python" -c '' 2>/dev/null && grep -qsF "$venv" "$venv/bin/activate"; }
+
+same_version() { # of the two interpreters
+  local print='import sys; print(*sys.version_info[:2])'
+  [[ "$("$1" -c "$print" 2>/dev/null)" == "$("$2" -c "$print" 2>/dev/null)" ]]
 }
 
 pip_install() { "$python" -m pip install --no-compile --prefer-binary -c requirements/lock.txt "$@"; }
@@ -148,10 +155,13 @@ exec 9<"${BASH_SOURCE[0]}"
 flock 9
 
 if ! venv_works; then
-  echo "Setting up in $root (once; a few minutes)"
+  [[ -d $venv ]] && echo "The .venv here does not run, or this folder was moved: .venv is made anew."
+  echo "Setting up in $root (once; three to five minutes)"
   base=$(find_python)
   install_system_packages "$base"
     create_venv "$base"
+elif [[ -n ${PYTHON:-} ]] && ! same_version "$python" "$PYTHON"; then
+  fail "PYTHON is $PYTHON, but .venv holds $("$python" -V). To start again with the other one: make distclean"
 fi
 
 declare -A files stamp
@@ -179,4 +189,8 @@ if ! is_current "$venv/.workspace.stamp" "$wanted" || [[ ! -d ros2_ws/install/dt
   step "ROS 2 workspace (colcon build)" "about 60 s" build_workspace
   step "dtvla into .venv" "about 5 s" link_workspace
   echo "$wanted" >"$venv/.workspace.stamp"
+fi
+
+if ((steps_done)); then
+  echo "Set up in $SECONDS s. Nothing needs sourcing: .venv/bin/dtvla --help"
 fi
