@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[2]
 
-# One executable per node for `ros2 run` and launch; the same names as in dtvla/graph.py (a test compares them).
+# One executable per node for `ros2 run` and launch; a test compares them with dtvla/graph.py.
 NODES = (
     "console_node",
     "controller_node",
@@ -51,6 +51,9 @@ setup(
         *share(PACKAGE / "config", "config"),
     ],
     entry_points={
-        "console_scripts": ["dtvla = dtvla.cli:main", *(f"{node} = dtvla.nodes.{node}:main" for node in NODES)]
+        "console_scripts": [
+            "dtvla = dtvla.cli:main",
+            *(f"{node} = dtvla.nodes.{node}:main" for node in NODES),
+        ]
     },
 )
