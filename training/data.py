@@ -21,6 +21,11 @@ HOLD_OUT = 20  # every 20th seed is for validation
 CONTACT = ("go down to it", "close the gripper")  # steps where centimetres decide
 
 
+# Rotation labels below this (in action units: 0.025 rad per step) become 0. The expert's small corrections
+# are noise to somebody who only sees 96 pixels, and 256 bins of noise drown the rest of the loss.
+ROTATION_DEADBAND = 0.05
+
+
 class DatasetError(ValueError):
     """The recorded data cannot be used; the message names the file and what is wrong with it."""
 
@@ -69,6 +74,7 @@ def load_frames(folder: Path, image_size: int, horizon: int, *, held_out: bool) 
             action = episode["actions"]
             if action.ndim != 2 or action.shape[1] != 7 or not np.isfinite(action).all():
                 raise DatasetError(f"{path}: actions must be finite [T, 7], found shape {action.shape}.")
+            action[:, 3:6] *= np.abs(action[:, 3:6]) >= ROTATION_DEADBAND
             images.append(shrink(episode["images"], image_size))
             thoughts += [str(text) for text in episode["thoughts"]]
             frames = episode["frames"]

@@ -60,6 +60,8 @@ class Sft:
     threads: int = 2
     log_every: int = 20
     save_every: int = 100
+    validate_on: int = 192  # held-out frames
+    stop_after: int | None = None  # end this run at that step; the schedule still aims at `steps`
 
 
 def small_config(vocab: int, image_size: int = 96) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def compute_losses(model: DeepThinkVLA, batch: Batch, thought_weight: float) -> 
 
 @torch.no_grad()
 def validate(
-    model: DeepThinkVLA, samples: Samples, codec: ActionCodec, seed: int, size: int = 192
+    model: DeepThinkVLA, samples: Samples, codec: ActionCodec, seed: int, size: int
 ) -> dict[str, float]:
     """Held-out figures: losses, share of thought tokens right, action L1 in normalised units."""
     model.eval()
@@ -327,7 +329,8 @@ def _loop(
     )
     writer = SummaryWriter(str(config.out)) if rank == 0 else None
     started, first = time.monotonic(), step
-    while step < config.steps:
+    last = min(config.steps, config.stop_after or config.steps)
+    while step < last:
         rng = np.random.default_rng((config.seed, step))
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = learning_rate(config, step)
@@ -359,9 +362,9 @@ def _loop(
                 f"step {step}/{config.steps}  thought {losses.thought:.3f} ({losses.thought_accuracy:.3f})  "
                 f"action {losses.action:.3f}  {rate:.1f} samples/s  {left:.0f} min left"
             )
-        if step % config.save_every == 0 or step == config.steps:
+        if step % config.save_every == 0 or step == last:
             save_checkpoint(config.out, model, optimisers, step)
-            figures = validate(model, unseen, codec, config.seed)
+            figures = validate(model, unseen, codec, config.seed, config.validate_on)
             for key, value in figures.items():
                 writer.add_scalar(f"held_out/{key}", value, step)
             console.print("  held out: " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
