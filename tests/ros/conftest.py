@@ -22,4 +22,3 @@ def probe(probe_and_domain: tuple[Probe, int]) -> Probe:
 @pytest.fixture(scope="module")
 def domain(probe_and_domain: tuple[Probe, int]) -> int:
     return probe_and_domain[1]
-

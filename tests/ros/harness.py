@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from dtvla_msgs.msg import ActionChunk
 from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
@@ -25,6 +24,7 @@ from dtvla.launcher import command, environment
 from dtvla.nodes import qos
 from dtvla.nodes.messages import image_message, to_time
 from dtvla.nodes.supervisor import Supervisor
+from dtvla_msgs.msg import ActionChunk
 
 PATIENCE_S = 60.0
 PERIOD_NS = 50_000_000
@@ -180,4 +180,3 @@ def descendants_of(launcher_pid: int) -> list[int]:
 
 def shared_memory_files() -> set[str]:
     return {path.name for path in leftovers.SHM.iterdir() if leftovers.stem_of(path.name)}
-

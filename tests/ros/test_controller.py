@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 from geometry_msgs.msg import PoseStamped
 from harness import PERIOD_NS, NodeProcess, Probe, active, chunk, pose, probe_domain
 from std_srvs.srv import Trigger
 
 from dtvla.nodes import qos
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 pytestmark = pytest.mark.ros
 
@@ -150,7 +150,8 @@ def test_in_lockstep_a_tick_waits_for_its_chunk(tmp_path: Path) -> None:
         bench.poses.publish(pose(bench.stamp(0)))
         bench.poses.wait_for_all_acked()
         probe.expect(
-            lambda: probe.figure("controller_node", "state") == "waiting for the first chunk", "it does not wait"
+            lambda: probe.figure("controller_node", "state") == "waiting for the first chunk",
+            "it does not wait",
         )
         assert not bench.commands
         bench.offer(chunk(1, bench.stamp(0)))

@@ -1,19 +1,26 @@
-"""The `dtvla` command. Every command returns its exit status: 0 well, 1 failed, 2 misused, 130 interrupted."""
+"""The `dtvla` command. Exit status: 0 well, 1 failed, 2 misused, 130 interrupted."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dtvla.sim.evaluation import EpisodeResult
+
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 app = SubcommandApp()
 bundles = SubcommandApp()
-app.command(bundles, name="bundle")
+app.command(bundles, name="bundle", help="Work with policy bundles.")
 console = Console()
 
 
@@ -74,8 +81,10 @@ def up(
     )
     with domains.reserve(domain, join=join) as reservation:
         console.print(f"Starting on ROS domain {reservation.domain}; logs in {options.output / 'log'}")
-        console.print(f"To look in: export ROS_DOMAIN_ID={reservation.domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST")
-        with RunningGraph(options, reservation.domain, lambda words: console.print(f"  {words}")) as graph:
+        console.print(
+            f"To look in: export ROS_DOMAIN_ID={reservation.domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST"
+        )
+        with RunningGraph(options, reservation.domain, _tell) as graph:
             console.print("The graph runs. Ctrl-C ends it.")
             graph.watch()
     return OK
@@ -130,6 +139,118 @@ def demo(
     return OK if report.complete else FAILED
 
 
+@app.command(name="eval")
+def evaluate(
+    bundle: Path | None = None,
+    suite: str = "embedded",
+    episodes: int = 60,
+    seed0: int = 10_000,
+    workers: int = 0,
+    output: Path = Path("runs/eval"),
+) -> int:
+    """Measure the policy's success in closed loop, in process (no ROS): the benchmark's protocol.
+
+    Args:
+        bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        suite: Benchmark suite.
+        episodes: Number of episodes, dealt to the tasks in turn.
+        seed0: First seed; the shipped policy has not seen those from 10000 on.
+        workers: Processes to use. Default: one per processor.
+        output: Where the results go (a folder per run is made in it).
+    """
+    from rich.progress import Progress
+
+    from dtvla.demo import fresh_folder
+    from dtvla.graph import default_bundle
+    from dtvla.policy.bundle import Bundle
+    from dtvla.sim.evaluation import EvalOptions, write_results
+    from dtvla.sim.evaluation import evaluate as run
+
+    path = Bundle.load(bundle or default_bundle()).path
+    count = min(workers or os.cpu_count() or 1, episodes)
+    options = EvalOptions(policy=path, suite=suite, episodes=episodes, seed0=seed0, workers=count)
+    solved = 0
+    with Progress(console=console) as progress:
+        bar = progress.add_task(f"{episodes} episodes", total=episodes)
+
+        def advance(result: EpisodeResult) -> None:
+            nonlocal solved
+            solved += result.success
+            progress.update(bar, advance=1, description=f"{solved} solved")
+
+        results = run(options, advance)
+    folder = fresh_folder(output)
+    write_results(folder / "results.json", options, results)
+    console.print(_success_table(results))
+    for result in results:
+        if result.error:
+            console.print(
+                f"{result.task_name}, seed {result.seed}: {result.error}", style="red", markup=False
+            )
+    console.print(f"All episodes with their thoughts: {folder / 'results.json'}")
+    return FAILED if any(result.error for result in results) else OK
+
+
+def _success_table(results: list[EpisodeResult]) -> Table:
+    """Success by task and in all, with 95 % intervals."""
+    from rich.table import Table
+
+    from dtvla.sim.evaluation import wilson
+
+    view = Table("task", "solved", "rate", "95 % interval", "thoughts within 3 cm")
+    ran = [result for result in results if not result.error]
+    names = sorted({result.task_name for result in ran})
+    for name, group in [*((n, [r for r in ran if r.task_name == n]) for n in names), ("all", ran)]:
+        if group:
+            hits = sum(result.success for result in group)
+            low, high = wilson(hits, len(group))
+            near = sum(result.target_within_3cm for result in group) / len(group)
+            counts = (
+                f"{hits} of {len(group)}",
+                f"{hits / len(group):.0%}",
+                f"{low:.0%} to {high:.0%}",
+                f"{near:.0%}",
+            )
+            view.add_row(name, *counts, end_section=name == (names or ["all"])[-1])
+    return view
+
+
+@app.command
+def bench(
+    bundle: Path | None = None,
+    steps: int = 120,
+    rounds: int = 3,
+    decisions: int = 100,
+    output: Path = Path("runs/bench"),
+) -> int:
+    """Measure the graph: decision latency by phase, what ROS adds, lockstep speed, memory.
+
+    Args:
+        bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        steps: Control periods per round of the comparison with the bare simulator loop.
+        rounds: How often graph and bare loop take turns.
+        decisions: Decisions over which the ROS overhead is measured.
+        output: Where bench.json goes (a folder per run is made in it).
+    """
+    from dtvla import bench as benchmark
+    from dtvla.demo import fresh_folder
+    from dtvla.graph import GraphOptions, default_bundle
+    from dtvla.policy.bundle import Bundle
+
+    options = GraphOptions(
+        bundle=Bundle.load(bundle or default_bundle()).path.resolve(),
+        max_steps=steps,
+        autostart=False,
+        console=False,
+        output=fresh_folder(output),
+    )
+    report = benchmark.run(options, steps=steps, rounds=rounds, decisions=decisions, progress=_tell)
+    for table in benchmark.tables(report):
+        console.print(table)
+    console.print(f"Written to {options.output / 'bench.json'}")
+    return OK
+
+
 @app.command
 def doctor(bundle: Path | None = None) -> int:
     """Look for what would keep the graph from running, and say what to do about it.
@@ -166,11 +287,18 @@ def check(path: Positional[Path]) -> int:
     console.print(f"[green]{path} is whole.[/]")
     console.print(f"  fingerprint  {bundle.fingerprint}", highlight=False)
     console.print(f"  cameras      {cameras}; the policy sees {spec.image.size}x{spec.image.size} px")
-    console.print(f"  actions      {spec.layout.horizon} rows of {spec.control_period_s:g} s, {spec.execute_steps} executed")
+    console.print(
+        f"  actions      {spec.layout.horizon} rows of {spec.control_period_s:g} s, "
+        f"{spec.execute_steps} executed per decision"
+    )
     console.print(f"  thoughts     at most {spec.thought_cap} tokens")
     for name, value in spec.provenance.items():
         console.print(f"  {name}: {value}", highlight=False, markup=False)
     return OK
+
+
+def _tell(words: str) -> None:
+    console.print(f"  {words}", markup=False, highlight=False)
 
 
 def main() -> int:
@@ -178,7 +306,12 @@ def main() -> int:
     from dtvla.launcher import Interrupted
 
     try:
-        return int(app.cli(prog="dtvla", description="A DeepThinkVLA policy on ROS 2: it sees, thinks aloud and moves the arm."))
+        return int(
+            app.cli(
+                prog="dtvla",
+                description="A DeepThinkVLA policy on ROS 2: it sees, thinks aloud and moves the arm.",
+            )
+        )
     except (Interrupted, KeyboardInterrupt):
         console.print("Interrupted; every process has ended.")
         return INTERRUPTED

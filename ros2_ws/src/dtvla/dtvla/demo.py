@@ -25,9 +25,8 @@ from dtvla.policy.bundle import Bundle
 from dtvla.sim.env import list_tasks
 
 if TYPE_CHECKING:
-    from dtvla_msgs.msg import TaskState
-
     from dtvla.nodes.supervisor import Supervisor
+    from dtvla_msgs.msg import TaskState
 
 STALL_S = 120.0  # an episode that makes no step for so long is given up
 LAST_LOOK_S = 0.5  # the console shows the last outcome
@@ -75,7 +74,12 @@ def fresh_folder(root: Path) -> Path:
 
 
 def run(
-    options: GraphOptions, domain: int | None, console: Console, *, join: bool = False, episodes: int | None = None
+    options: GraphOptions,
+    domain: int | None,
+    console: Console,
+    *,
+    join: bool = False,
+    episodes: int | None = None,
 ) -> DemoReport:
     """Runs the episodes and writes everything into `options.output`.
 
@@ -91,13 +95,19 @@ def run(
         ChildDied, BringUpError, EpisodeStalled: something did not run.
         Interrupted: Ctrl-C.
     """
+
+    def tell(words: str) -> None:
+        console.print(f"  {words}", markup=False, highlight=False)
+
     bundle = Bundle.load(options.bundle)
     report = DemoReport(str(options.bundle), bundle.fingerprint, options.suite)
     tasks = list_tasks(options.suite)
     try:
         with domains.reserve(domain, join=join) as reservation:
-            console.print(f"Starting the graph on ROS domain {reservation.domain}; logs in {options.output / 'log'}")
-            with RunningGraph(options, reservation.domain, lambda words: console.print(f"  {words}")) as graph:
+            console.print(
+                f"Starting the graph on ROS domain {reservation.domain}; logs in {options.output / 'log'}"
+            )
+            with RunningGraph(options, reservation.domain, tell) as graph:
                 for number in range(episodes or len(tasks)):
                     task, seed = number % len(tasks), options.seed + number // len(tasks)
                     report.episodes.append(_episode(graph, options.suite, task, seed))
@@ -165,7 +175,9 @@ def _wait_for_end(supervisor: Supervisor, episode: int) -> TaskState:
                 step, moved_s = state.step, time.monotonic()
         if time.monotonic() - moved_s > STALL_S:
             words = [f"{name}: {r.message}" for name, r in supervisor.reports.items() if r.level != b"\x00"]
-            raise EpisodeStalled(f"No step was made for {STALL_S:g} s. " + " ".join(words or ["No node complains."]))
+            raise EpisodeStalled(
+                f"No step was made for {STALL_S:g} s. " + " ".join(words or ["No node complains."])
+            )
 
 
 def _find_files(report: DemoReport, options: GraphOptions) -> None:

@@ -35,7 +35,7 @@ env = SimEnv("embedded", 0, image_size=64)
 pictures = env.reset(0).images.values()
 flat = any(picture.min() == picture.max() for picture in pictures)
 env.close()
-raise SystemExit("A camera renders one flat colour. Try MUJOCO_GL=osmesa (package libosmesa6)." if flat else 0)
+raise SystemExit("A camera renders one colour. Try MUJOCO_GL=osmesa (package libosmesa6)." if flat else 0)
 """
 
 
@@ -77,15 +77,17 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 def _python() -> str:
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         raise RuntimeError(
-            f"Python {sys.version.split()[0]} has no ROS 2 wheels; 3.10 to 3.13 have. Set PYTHON=python3.11 for make."
+            f"Python {sys.version.split()[0]} has no ROS 2 wheels; 3.10 to 3.13 have. "
+            "Install python3.11 and set up again: make distclean demo."
         )
     return f"{sys.version.split()[0]}, {os.cpu_count()} processors"
 
 
 def _messages() -> str:
     try:
-        import dtvla_msgs.msg  # noqa: F401
         import rclpy  # noqa: F401
+
+        import dtvla_msgs.msg  # noqa: F401
     except ImportError as error:
         raise RuntimeError(f"{error}. Build the workspace: make setup.") from error
     return "rclpy and dtvla_msgs import"
@@ -99,12 +101,15 @@ def _domain() -> str:
 
 def _dds() -> str:
     with domains.reserve() as free:
-        environment = os.environ | {"ROS_DOMAIN_ID": str(free.domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        environment = os.environ | {
+            "ROS_DOMAIN_ID": str(free.domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        }
         done = subprocess.run([sys.executable, "-c", _TALK], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(
-            f"A node did not hear its own message within 10 s. {_last_line(done.stderr)} Is a firewall closing the "
-            "loopback device, or FASTDDS_DEFAULT_PROFILES_FILE set to a wrong file?"
+            f"A node did not hear its own message within 10 s. {_last_line(done.stderr)} Is a firewall "
+            "closing the loopback device, or FASTDDS_DEFAULT_PROFILES_FILE set to a wrong file?"
         )
     return "a message came through"
 
@@ -114,9 +119,15 @@ def _shared_memory() -> str:
         return f"no {leftovers.SHM}: messages go over loopback UDP"
     free = shutil.disk_usage(leftovers.SHM).free
     if free < SMALLEST_SHM_BYTES:
-        raise RuntimeError(f"{leftovers.SHM} has {free >> 20} MB left; 64 MB are needed. In Docker: --shm-size=256m.")
+        raise RuntimeError(
+            f"{leftovers.SHM} has {free >> 20} MB left; 64 MB are needed. In Docker: --shm-size=256m."
+        )
     used = leftovers.stems_in_use()
-    stale = {stem for path in leftovers.SHM.iterdir() if (stem := leftovers.stem_of(path.name)) and stem not in used}
+    stale = {
+        stem
+        for path in leftovers.SHM.iterdir()
+        if (stem := leftovers.stem_of(path.name)) and stem not in used
+    }
     rest = f"; {len(stale)} stale Fast DDS segments (harmless)" if stale else ""
     return f"{free >> 20} MB free{rest}"
 

@@ -73,7 +73,9 @@ def reserve(wanted: int | None = None, *, join: bool = False) -> Reservation:
             claim = _claim(domain)
             if claim is not None:
                 return Reservation(domain, claim)
-        raise DomainBusy(f"All ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use. End some ROS programs.")
+        raise DomainBusy(
+            f"All ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use. End some ROS programs."
+        )
     if not 0 <= wanted <= DOMAINS[-1]:
         raise ValueError(f"ROS domain {wanted} does not exist here; choose one from 0 to {DOMAINS[-1]}.")
     claim = _claim(wanted)

@@ -53,7 +53,9 @@ GRAPH = (
     ),
     NodeSpec("controller_node", "dtvla.nodes.controller_node", "turns chunks into clamped commands"),
     NodeSpec("policy_node", "dtvla.nodes.policy_node", "sees, thinks and proposes action chunks"),
-    NodeSpec("libero_bridge_node", "dtvla.nodes.libero_bridge_node", "the simulated robot", option="simulator"),
+    NodeSpec(
+        "libero_bridge_node", "dtvla.nodes.libero_bridge_node", "the simulated robot", option="simulator"
+    ),
 )
 
 

@@ -6,6 +6,7 @@ Used by `dtvla up` and `dtvla demo` on a machine that has only pip wheels; with 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -159,12 +160,12 @@ class RunningGraph:
         self._interrupted = True  # `check` raises it where nothing can be left half done
 
 
-def _spawn(
-    node: NodeSpec, parameters: dict[str, ParameterValue], env: dict[str, str], logs: Path
-) -> Child:
+def _spawn(node: NodeSpec, parameters: dict[str, ParameterValue], env: dict[str, str], logs: Path) -> Child:
     """Starts a node in a session of its own, so that Ctrl-C in the terminal reaches only the launcher."""
     if not node.lifecycle:  # the console speaks to the user directly
-        process = subprocess.Popen(command(node, parameters), env=env, start_new_session=True, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(node, parameters), env=env, start_new_session=True, stdin=subprocess.DEVNULL
+        )
         return Child(node, process, None)
     log = logs / f"{node.name}.log"
     with log.open("wb") as out:
@@ -180,10 +181,8 @@ def _spawn(
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _obituary(child: Child, status: int) -> str:
@@ -196,4 +195,4 @@ def _obituary(child: Child, status: int) -> str:
 def _yaml(value: ParameterValue) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"'{value}'" if isinstance(value, str) else repr(value)
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)

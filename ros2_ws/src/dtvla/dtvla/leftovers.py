@@ -6,10 +6,11 @@ ours, young enough to be from our run, and no living process has it open, mapped
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 SHM = Path("/dev/shm")
@@ -27,14 +28,22 @@ def stems_in_use(proc: Path = Path("/proc"), shm: Path = SHM) -> set[str]:
     used: set[str] = set()
     pattern = re.compile(re.escape(str(shm)) + r"/(\S+)")
     for process in proc.glob("[0-9]*"):
-        try:
-            texts = [(process / "maps").read_text()]
-            texts += [os.readlink(link) for link in (process / "fd").iterdir()]
-        except OSError:  # it ended meanwhile, or belongs to somebody else
-            continue
-        for text in texts:
+        for text in _texts(process):
             used.update(stem for name in pattern.findall(text) if (stem := stem_of(name)))
     return used
+
+
+def _texts(process: Path) -> Iterator[str]:
+    """The memory map of a process, and what its descriptors point to; what has gone meanwhile is left out."""
+    with contextlib.suppress(OSError):
+        yield (process / "maps").read_text()
+    try:
+        links = list((process / "fd").iterdir())
+    except OSError:  # the process ended, or belongs to somebody else
+        return
+    for link in links:
+        with contextlib.suppress(OSError):
+            yield os.readlink(link)
 
 
 def sweep(since_s: float, shm: Path = SHM) -> list[Path]:

@@ -1,0 +1,1 @@
+"""The ROS graph: thin lifecycle nodes around `dtvla.policy`, `dtvla.control` and `dtvla.sim`."""

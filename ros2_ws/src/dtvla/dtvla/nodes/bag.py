@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dtvla_msgs
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+import dtvla_msgs
 from dtvla.nodes.parameters import Refusal
 
 
@@ -33,7 +33,9 @@ class Bag:
 
     def __init__(self, folder: Path) -> None:
         if folder.exists():
-            raise Refusal(f"The bag {folder} exists already and is not overwritten. Choose another output folder.")
+            raise Refusal(
+                f"The bag {folder} exists already and is not overwritten. Choose another output folder."
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._store = typestore()
         self._connections: dict[str, Connection] = {}
@@ -67,4 +69,6 @@ def _definitions() -> Path:
         folder = prefix / "share" / "dtvla_msgs" / "msg"
         if folder.is_dir():
             return folder
-    raise Refusal(f"No share/dtvla_msgs/msg was found above {package}. Build the workspace again: make setup.")
+    raise Refusal(
+        f"No share/dtvla_msgs/msg was found above {package}. Build the workspace again: make setup."
+    )

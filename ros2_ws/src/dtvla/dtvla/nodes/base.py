@@ -6,7 +6,6 @@ through `self.live(...)` is undone in reverse order on deactivation.
 
 from __future__ import annotations
 
-import functools
 import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -56,14 +55,22 @@ class GraphNode(LifecycleNode):
     def guarded(self, callback: Callable[P, T]) -> Callable[P, T | None]:
         """Wraps a callback: an exception becomes a diagnostic, and the node lives on."""
 
-        @functools.wraps(callback)
+        name = getattr(callback, "__name__", None) or getattr(callback, "func", callback).__name__
+        failed = False
+
         def call(*args: P.args, **kwargs: P.kwargs) -> T | None:
+            nonlocal failed
             try:
-                return callback(*args, **kwargs)
+                answer = callback(*args, **kwargs)
             except Exception as error:  # the last line of defence of a robot's process
-                self.report.problem("internal", f"{callback.__name__} failed: {describe(error)}")
+                failed = True
+                self.report.problem(f"internal {name}", f"{name} failed: {describe(error)}")
                 self.get_logger().debug(traceback.format_exc())
                 return None
+            if failed:
+                failed = False
+                self.report.solved(f"internal {name}")
+            return answer
 
         return call
 
@@ -142,6 +149,8 @@ class GraphNode(LifecycleNode):
 
 def describe(error: Exception) -> str:
     """An exception in words: the message of those written for people, type and message of the others."""
-    if isinstance(error, (Refusal, ValueError, FileNotFoundError)) or type(error).__module__.startswith("dtvla"):
+    if isinstance(error, (Refusal, ValueError, FileNotFoundError)) or type(error).__module__.startswith(
+        "dtvla"
+    ):
         return str(error)
     return f"{type(error).__name__}: {error}"

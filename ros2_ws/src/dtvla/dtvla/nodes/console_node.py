@@ -9,7 +9,6 @@ import contextlib
 from dataclasses import replace
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rich.console import Console
@@ -18,6 +17,7 @@ from rich.live import Live
 from dtvla.nodes import qos
 from dtvla.nodes.console_view import PHASES, Scene, episode_line, panel, thought_line
 from dtvla.nodes.process import run
+from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 
 REFRESH_HZ = 12.0
 

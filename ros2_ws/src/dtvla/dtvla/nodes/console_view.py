@@ -46,7 +46,9 @@ def outcome(scene: Scene) -> str:
 
 def latency_line(scene: Scene) -> str:
     """Phase latencies in one line, as `vision 12 ms, prefill 80 ms, ...`."""
-    return ", ".join(f"{name} {scene.latencies_ms[name]:.0f} ms" for name in PHASES if name in scene.latencies_ms)
+    return ", ".join(
+        f"{name} {scene.latencies_ms[name]:.0f} ms" for name in PHASES if name in scene.latencies_ms
+    )
 
 
 def panel(scene: Scene) -> RenderableType:
@@ -56,9 +58,11 @@ def panel(scene: Scene) -> RenderableType:
     head.add_column(ratio=1)
     head.add_column(justify="right")
     head.add_row(
-        Text(scene.instruction or "No instruction yet", style="bold"), Text(outcome(scene), style=f"bold {colour}")
+        Text(scene.instruction or "No instruction yet", style="bold"),
+        Text(outcome(scene), style=f"bold {colour}"),
     )
-    where = f"task {scene.task}, seed {scene.seed}, episode {scene.episode}, step {scene.step} of {scene.max_steps}"
+    where = f"task {scene.task}, seed {scene.seed}, episode {scene.episode}, "
+    where += f"step {scene.step} of {scene.max_steps}"
     bar = ProgressBar(total=max(scene.max_steps, 1), completed=scene.step, complete_style=colour)
     thought = Text(scene.thought, style="white")
     if scene.thinking:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 from geometry_msgs.msg import PoseStamped
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from sensor_msgs.msg import JointState
@@ -20,6 +19,7 @@ from dtvla.nodes.base import GraphNode
 from dtvla.nodes.messages import chunk_from, delta_message, to_ns
 from dtvla.nodes.parameters import CONTROLLER, Refusal
 from dtvla.nodes.process import run
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 
 class ControllerNode(GraphNode):
@@ -55,14 +55,22 @@ class ControllerNode(GraphNode):
         self._commands = self.live(publisher, self.destroy_publisher)
         matched = SubscriptionEventCallbacks(matched=self.guarded(self._on_policy_matched))
         chunks = self.create_subscription(
-            ActionChunk, "/policy/action_chunk", self.guarded(self._on_chunk), qos.COMMAND, event_callbacks=matched
+            ActionChunk,
+            "/policy/action_chunk",
+            self.guarded(self._on_chunk),
+            qos.COMMAND,
+            event_callbacks=matched,
         )
         poses = self.create_subscription(PoseStamped, "/ee_pose", self.guarded(self._on_pose), qos.SENSOR)
-        joints = self.create_subscription(JointState, "/joint_states", self.guarded(self._on_joints), qos.SENSOR)
+        joints = self.create_subscription(
+            JointState, "/joint_states", self.guarded(self._on_joints), qos.SENSOR
+        )
         for subscription in (chunks, poses, joints):
             self.live(subscription, self.destroy_subscription)
         self.live(self.create_service(Trigger, "/stop", self.guarded(self._on_stop)), self.destroy_service)
-        self.live(self.create_service(Trigger, "/clear_stop", self.guarded(self._on_clear)), self.destroy_service)
+        self.live(
+            self.create_service(Trigger, "/clear_stop", self.guarded(self._on_clear)), self.destroy_service
+        )
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
@@ -70,7 +78,9 @@ class ControllerNode(GraphNode):
         except Refusal as refusal:
             sentence = str(refusal)
         if sentence is not None:
-            self.report.problem("chunk", f"Chunk {message.decision_id} was refused: {sentence} The arm holds.")
+            self.report.problem(
+                "chunk", f"Chunk {message.decision_id} was refused: {sentence} The arm holds."
+            )
             return
         self.report.solved("chunk")
         if self._waiting_ns is not None:

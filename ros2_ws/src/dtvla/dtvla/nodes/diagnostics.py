@@ -48,8 +48,10 @@ class Reporter:
             self._problems[key] = (level, sentence)
         if known == (level, sentence):
             return
-        log = self._node.get_logger()
-        (log.error if level is Level.ERROR else log.warning)(sentence)
+        if level is Level.ERROR:  # two calls: rclpy ties each place in the code to one severity
+            self._node.get_logger().error(sentence)
+        else:
+            self._node.get_logger().warning(sentence)
         self.publish()
 
     def solved(self, key: str) -> None:

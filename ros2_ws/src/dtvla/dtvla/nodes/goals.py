@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dtvla_msgs.action import ExecuteInstruction
-from dtvla_msgs.msg import TaskState
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
@@ -13,6 +11,8 @@ from rclpy.task import Future
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.diagnostics import Level
 from dtvla.nodes.parameters import Refusal
+from dtvla_msgs.action import ExecuteInstruction
+from dtvla_msgs.msg import TaskState
 
 
 class GoalServer:
@@ -50,7 +50,9 @@ class GoalServer:
         """Sends a finished thought as feedback."""
         if self._goal is not None:
             self._decisions += 1
-            self._goal.publish_feedback(ExecuteInstruction.Feedback(thought=thought, decisions=self._decisions))
+            self._goal.publish_feedback(
+                ExecuteInstruction.Feedback(thought=thought, decisions=self._decisions)
+            )
 
     def on_task_state(self, state: TaskState) -> None:
         """Ends the goal when the world says that the task is over (and it was not over before)."""

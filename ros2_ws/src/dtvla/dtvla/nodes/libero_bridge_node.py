@@ -7,12 +7,15 @@ Real time: the world moves on every control period, with whatever command has co
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from dtvla_msgs.msg import EndEffectorDelta, TaskState
-from dtvla_msgs.srv import ResetScene
+import numpy as np
 from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -25,7 +28,9 @@ from dtvla.nodes.messages import image_message, to_ns, to_time
 from dtvla.nodes.parameters import LIBERO_BRIDGE
 from dtvla.nodes.process import run
 from dtvla.nodes.world import World, raw_action
-from dtvla.sim.env import CAMERAS, CONTROL_PERIOD_S, GRIPPER_OPENING_M, IDLE_ACTION, JOINT_NAMES
+from dtvla.sim.env import CAMERAS, CONTROL_PERIOD_S, IDLE_ACTION, JOINT_NAMES
+from dtvla_msgs.msg import EndEffectorDelta, TaskState
+from dtvla_msgs.srv import ResetScene
 
 PERIOD_NS = round(CONTROL_PERIOD_S * NS_PER_S)
 FINGER_NAMES = ("panda_finger_joint1", "panda_finger_joint2")
@@ -33,32 +38,38 @@ ACK_TIMEOUT_S = 2.0
 
 
 class LiberoBridgeNode(GraphNode):
-    """SimEnv behind /agentview/image_raw, /wrist/image_raw, /joint_states, /ee_pose and /controller/ee_delta."""
+    """A simulated world behind the topics of a robot: images, joints and pose out, deltas in."""
 
     schema = LIBERO_BRIDGE
 
     def __init__(self) -> None:
         super().__init__("libero_bridge_node")
-        self._world: World | None = None
+        self._loaded: World | None = None
         self._tick_ns = time.time_ns() // PERIOD_NS * PERIOD_NS  # never goes back, even across restarts
         self._answer: EndEffectorDelta | None = None
         self._sent_s = 0.0
         self._waited_s = 0.0
         self._gripper_raw = IDLE_ACTION[6]
 
+    @property
+    def _world(self) -> World:
+        assert self._loaded is not None, "the node is not configured"
+        return self._loaded
+
     def configure(self) -> None:
         settings = self.settings
         self._lockstep = settings.flag("lockstep")
         self._frame = settings.text("base_frame")
-        self._world = World(
+        world = World(
             image_size=settings.integer("image_size_px"),
             fast=settings.flag("fast_rendering"),
             max_steps=settings.integer("max_steps"),
         )
-        self._world.load(settings.text("suite"), settings.integer("task"))
+        self._loaded = world
+        world.load(settings.text("suite"), settings.integer("task"))
 
     def activate(self) -> None:
-        def publisher(kind: type, topic: str, quality: object) -> object:
+        def publisher(kind: type, topic: str, quality: QoSProfile) -> Any:
             return self.live(self.create_publisher(kind, topic, quality), self.destroy_publisher)
 
         self._time = publisher(ClockMessage, "/clock", qos.CLOCK)
@@ -78,12 +89,13 @@ class LiberoBridgeNode(GraphNode):
         period = min(0.2, self.settings.number("resend_after_s")) if self._lockstep else CONTROL_PERIOD_S
         self.live(self.create_timer(period, self.guarded(beat), clock=steady), self.destroy_timer)
         if self.settings.flag("autostart"):
-            self._start_episode(self.settings.text("suite"), self.settings.integer("task"), self.settings.integer("seed"))
+            self._start_episode(
+                self.settings.text("suite"), self.settings.integer("task"), self.settings.integer("seed")
+            )
 
     def cleanup(self) -> None:
-        if self._world is not None:
-            self._world.close()
-            self._world = None
+        self._world.close()
+        self._loaded = None
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
@@ -92,7 +104,6 @@ class LiberoBridgeNode(GraphNode):
             response.success, response.message = False, f"The scene was not reset: {describe(error)}"
             self.report.problem("reset", response.message)
             return response
-        assert self._world is not None
         response.success = True
         response.instruction = self._world.info.language
         response.episode = self._world.episode
@@ -100,7 +111,6 @@ class LiberoBridgeNode(GraphNode):
         return response
 
     def _start_episode(self, suite: str, task: int, seed: int) -> None:
-        assert self._world is not None
         self._world.load(suite, task)
         self._world.reset(seed)
         self.report.solved("reset")
@@ -114,7 +124,6 @@ class LiberoBridgeNode(GraphNode):
         self._publish_tick()
 
     def _on_command(self, message: EndEffectorDelta) -> None:
-        assert self._world is not None
         if self._world.done or to_ns(message.header.stamp) != self._tick_ns:
             return  # an answer to a tick that was published twice, or to a past episode
         self._answer = message
@@ -125,7 +134,6 @@ class LiberoBridgeNode(GraphNode):
 
     def _advance(self, command: EndEffectorDelta | None) -> None:
         """One control period: executes the command (None: hold) and publishes the next tick."""
-        assert self._world is not None
         self._world.step(self._action(command))
         self._tick_ns += PERIOD_NS
         self._publish_tick()
@@ -135,9 +143,10 @@ class LiberoBridgeNode(GraphNode):
                 info = self._world.info
                 self._start_episode(info.suite, info.index, self._world.seed + 1)
 
-    def _action(self, command: EndEffectorDelta | None) -> object:
+    def _action(self, command: EndEffectorDelta | None) -> Sequence[float] | NDArray[np.float64]:
         if command is None:
             return [*IDLE_ACTION[:6], self._gripper_raw]
+        action: Sequence[float] | NDArray[np.float64]
         if len(command.raw_action):
             action = command.raw_action
         else:
@@ -148,8 +157,7 @@ class LiberoBridgeNode(GraphNode):
 
     def _publish_tick(self) -> None:
         world, stamp = self._world, to_time(self._tick_ns)
-        assert world is not None and world.observation is not None
-        obs = world.observation
+        obs = world.seen
         self._answer = None
         self._time.publish(ClockMessage(clock=stamp))
         self._state.publish(self._task_state())
@@ -182,7 +190,6 @@ class LiberoBridgeNode(GraphNode):
 
     def _task_state(self) -> TaskState:
         world = self._world
-        assert world is not None and world.observation is not None
         message = TaskState(
             suite=world.info.suite,
             task=world.info.index,
@@ -190,9 +197,9 @@ class LiberoBridgeNode(GraphNode):
             instruction=world.info.language,
             seed=world.seed,
             episode=world.episode,
-            step=world.observation.step,
+            step=world.seen.step,
             max_steps=world.max_steps,
-            success=world.observation.success,
+            success=world.seen.success,
             done=world.done,
         )
         message.header.stamp = to_time(self._tick_ns)
@@ -201,19 +208,21 @@ class LiberoBridgeNode(GraphNode):
 
     def _watch(self) -> None:
         """Lockstep: publishes the tick again when no command came, as images may be lost on the way."""
-        assert self._world is not None
         waited_s = time.monotonic() - self._sent_s
         if self._world.done or waited_s < self.settings.number("resend_after_s"):
             return
         listeners = self._pose.get_subscription_count()
-        why = "the policy has not decided yet (its diagnostics say more)" if listeners else "no controller is running"
-        sentence = f"The world waits in step {self._world.observation.step} for a command: {why}."
+        why = (
+            "the policy has not decided yet (its diagnostics say more)"
+            if listeners
+            else "no controller is running"
+        )
+        sentence = f"The world waits in step {self._world.seen.step} for a command: {why}."
         self.report.problem("command", sentence, Level.WARNING)
         self._publish_tick()
 
     def _beat(self) -> None:
         """Real time: moves on, whatever has come."""
-        assert self._world is not None
         if not self._world.done:
             self._advance(self._answer)
 

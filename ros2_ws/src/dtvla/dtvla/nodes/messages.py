@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 from geometry_msgs.msg import Vector3
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
@@ -16,6 +15,7 @@ from dtvla.control.arbiter import Command
 from dtvla.control.chunks import NS_PER_S, Chunk
 from dtvla.control.limits import check_layout
 from dtvla.nodes.parameters import Refusal
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 if TYPE_CHECKING:  # the controller must not carry the policy's libraries
     from dtvla.policy.spec import PolicySpec
@@ -63,11 +63,13 @@ def picture_from(message: Image, camera: str) -> NDArray[np.uint8]:
             "Set the driver's output encoding, or convert them (image_proc)."
         )
     if not (0 < height <= MAX_IMAGE_SIDE_PX and 0 < width <= MAX_IMAGE_SIDE_PX):
-        raise Refusal(f"Camera '{camera}' sent an image of {width}x{height} px; 1 to {MAX_IMAGE_SIDE_PX} are possible.")
+        raise Refusal(
+            f"Camera '{camera}' sent an image of {width}x{height} px; 1 to {MAX_IMAGE_SIDE_PX} are possible."
+        )
     if message.step < 3 * width or len(message.data) != height * message.step:
         raise Refusal(
-            f"Camera '{camera}' sent {len(message.data)} bytes in rows of {message.step} for {width}x{height} px; "
-            f"{height * 3 * width} bytes in rows of {3 * width} are needed. Check the camera's driver."
+            f"Camera '{camera}' sent {len(message.data)} bytes in rows of {message.step} for "
+            f"{width}x{height} px; {height * 3 * width} bytes in rows of {3 * width} are needed. Check the camera's driver."
         )
     rows = np.frombuffer(message.data, np.uint8).reshape(height, message.step)
     return rows[:, : 3 * width].reshape(height, width, 3)

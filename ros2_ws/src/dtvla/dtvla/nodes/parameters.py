@@ -116,8 +116,12 @@ LIBERO_BRIDGE = (
     Parameter("image_size_px", 128, "Side of the square camera images.", "px", 32, 1024),
     Parameter("fast_rendering", True, "Render without shadows, multi-sampling and reflections."),
     Parameter("lockstep", True, "The world waits for each command; false lets it run at 20 Hz."),
-    Parameter("max_steps", 0, "Control periods per episode; 0 takes the task's own limit.", low=0, high=100000),
-    Parameter("resend_after_s", 1.0, "Publish a tick again when no command came for so long.", "s", 0.05, 60.0),
+    Parameter(
+        "max_steps", 0, "Control periods per episode; 0 takes the task's own limit.", low=0, high=100000
+    ),
+    Parameter(
+        "resend_after_s", 1.0, "Publish a tick again when no command came for so long.", "s", 0.05, 60.0
+    ),
     BASE_FRAME,
 )
 
@@ -127,7 +131,9 @@ POLICY = (
     Parameter("threads", 0, "Inference threads; 0 lets the backend choose.", low=0, high=256),
     Parameter("instruction", "", "Instruction to start with; empty waits for /instruction or a goal."),
     Parameter("max_instruction_characters", 500, "Longer instructions are refused.", "characters", 1, 100000),
-    Parameter("pair_tolerance_s", 0.01, "Largest difference between the stamps of two cameras.", "s", 0.0, 1.0),
+    Parameter(
+        "pair_tolerance_s", 0.01, "Largest difference between the stamps of two cameras.", "s", 0.0, 1.0
+    ),
     Parameter("image_timeout_s", 2.0, "A camera silent for so long is reported.", "s", 0.1, 60.0),
     BASE_FRAME,
 )
@@ -147,7 +153,9 @@ RECORDER = (
     Parameter("bag", True, "Write an MCAP bag of all topics."),
     Parameter("bag_images", True, "Put the camera images into the bag as well (2 MB per second)."),
     Parameter("video", True, "Write one MP4 per episode: the cameras beside the thought."),
-    Parameter("frame_rate_hz", 20.0, "Frame rate of the video: one frame per control period.", "Hz", 1.0, 120.0),
+    Parameter(
+        "frame_rate_hz", 20.0, "Frame rate of the video: one frame per control period.", "Hz", 1.0, 120.0
+    ),
 )
 
 REASONING_MARKERS = (

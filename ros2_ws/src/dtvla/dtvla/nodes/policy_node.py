@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
-from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 from rclpy.clock import Clock, ClockType
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
@@ -30,6 +32,7 @@ from dtvla.nodes.process import run
 from dtvla.nodes.worker import Discarded, Job, Worker
 from dtvla.policy.errors import DecisionStopped, PolicyInputError
 from dtvla.policy.runner import Decision, Policy
+from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 
 WATCH_PERIOD_S = 0.1
 NODE = "policy_node"
@@ -80,7 +83,9 @@ class PolicyNode(GraphNode):
             self._listen(Image, f"/{camera}/image_raw", partial(self._on_image, camera), qos.SENSOR)
         self._goals = self.live(GoalServer(self, self._begin, self._halt), GoalServer.close)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.live(self.create_timer(WATCH_PERIOD_S, self.guarded(self._watch), clock=steady), self.destroy_timer)
+        self.live(
+            self.create_timer(WATCH_PERIOD_S, self.guarded(self._watch), clock=steady), self.destroy_timer
+        )
         if self.settings.text("instruction"):
             self._on_instruction(String(data=self.settings.text("instruction")))
 
@@ -91,9 +96,9 @@ class PolicyNode(GraphNode):
     def cleanup(self) -> None:
         del self._policy
 
-    def _listen(self, kind: type, topic: str, callback: object, quality: object) -> None:
-        guarded = self.guarded(callback)  # type: ignore[arg-type]
-        self.live(self.create_subscription(kind, topic, guarded, quality), self.destroy_subscription)
+    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], quality: QoSProfile) -> None:
+        subscription = self.create_subscription(kind, topic, self.guarded(callback), quality)
+        self.live(subscription, self.destroy_subscription)
 
     def _on_instruction(self, message: String) -> None:
         self._goals.finish(False, "Another instruction came on /instruction.")
@@ -239,7 +244,9 @@ class PolicyNode(GraphNode):
         topics = ", ".join(f"/{name}/image_raw" for name in silent)
         sentence = f"No image from {names} for {timeout_s:g} s: nothing is decided, the arm holds. "
         sentence += f"Start the camera, or remap its topic to {topics}."
-        self.report.problem("cameras", sentence, Level.WARNING if len(silent) == len(self._cameras) else Level.ERROR)
+        self.report.problem(
+            "cameras", sentence, Level.WARNING if len(silent) == len(self._cameras) else Level.ERROR
+        )
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,7 @@ def run(make_node: Callable[[], Node]) -> int:
         executor.shutdown(timeout_sec=1.0)
         node.destroy_node()
         rclpy.try_shutdown()
+        gc.collect()  # an interrupted simulator must go before the GL library ends, not after
     return 0
 
 

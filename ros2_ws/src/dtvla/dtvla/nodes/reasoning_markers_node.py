@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
-from dtvla_msgs.msg import ActionChunk, Reasoning
 from geometry_msgs.msg import Point, PoseStamped
 from numpy.typing import NDArray
 from std_msgs.msg import ColorRGBA
@@ -15,6 +14,7 @@ from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.parameters import REASONING_MARKERS
 from dtvla.nodes.process import run
+from dtvla_msgs.msg import ActionChunk, Reasoning
 
 TEXT_COLOUR = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
 PATH_COLOUR = ColorRGBA(r=0.1, g=0.8, b=1.0, a=0.9)
@@ -45,7 +45,10 @@ class ReasoningMarkersNode(GraphNode):
             (ActionChunk, "/policy/action_chunk", self._on_chunk, qos.COMMAND),
             (PoseStamped, "/ee_pose", self._on_pose, qos.SENSOR),
         ):
-            self.live(self.create_subscription(kind, topic, self.guarded(callback), quality), self.destroy_subscription)
+            self.live(
+                self.create_subscription(kind, topic, self.guarded(callback), quality),
+                self.destroy_subscription,
+            )
 
     def _on_pose(self, message: PoseStamped) -> None:
         position = message.pose.position
@@ -57,8 +60,8 @@ class ReasoningMarkersNode(GraphNode):
         marker = self._marker("thought", Marker.TEXT_VIEW_FACING, TEXT_COLOUR)
         marker.text = textwrap.fill(message.text, self.settings.integer("wrap_characters"))
         marker.scale.z = self.settings.number("text_height_m")
-        above = self._position + [0.0, 0.0, self.settings.number("text_offset_m")]
-        marker.pose.position = _point(above)
+        above = np.array([0.0, 0.0, self.settings.number("text_offset_m")])
+        marker.pose.position = _point(self._position + above)
         self._markers.publish(MarkerArray(markers=[marker]))
 
     def _on_chunk(self, message: ActionChunk) -> None:

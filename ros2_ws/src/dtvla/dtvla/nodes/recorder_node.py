@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
@@ -27,6 +25,7 @@ from dtvla.nodes.messages import picture_from, to_ns
 from dtvla.nodes.parameters import RECORDER
 from dtvla.nodes.process import run
 from dtvla.nodes.video import Caption, EpisodeVideo, Painter
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
 
 CAMERAS = ("agentview", "wrist")
 FINAL_FRAMES = 20  # the outcome stays readable for a second

@@ -8,8 +8,6 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from dtvla_msgs.msg import ActionChunk, TaskState
-from dtvla_msgs.srv import ResetScene
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
@@ -17,6 +15,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from dtvla.nodes import qos
+from dtvla_msgs.msg import ActionChunk, TaskState
+from dtvla_msgs.srv import ResetScene
 
 START_TIMEOUT_S = 60.0
 TRANSITION_TIMEOUT_S = 120.0
@@ -127,7 +127,9 @@ class Supervisor:
 
     def _last_words(self, name: str) -> str:
         """The sentence with which a node refused, from its diagnostics."""
-        self.wait(lambda: name in self.reports and self.reports[name].level != DiagnosticStatus.OK, LAST_WORDS_S)
+        self.wait(
+            lambda: name in self.reports and self.reports[name].level != DiagnosticStatus.OK, LAST_WORDS_S
+        )
         report = self.reports.get(name)
         return report.message if report is not None else f"{name} refused to start; its log says why."
 

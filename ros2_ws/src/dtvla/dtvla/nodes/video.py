@@ -57,7 +57,9 @@ class Painter:
             draw.text((left + 12, HEADER_PX + VIEW_PX + 7), name, FAINT, self._small)
         left = 2 * VIEW_PX + 20
         draw.text((left, HEADER_PX + 6), "The policy thinks", FAINT, self._small)
-        lines = [line for part in caption.thought.splitlines() for line in textwrap.wrap(part, THOUGHT_COLUMNS)]
+        lines = [
+            line for part in caption.thought.splitlines() for line in textwrap.wrap(part, THOUGHT_COLUMNS)
+        ]
         draw.multiline_text((left, HEADER_PX + 34), "\n".join(lines[:11]), INK, self._text, spacing=9)
         draw.text((left, HEADER_PX + VIEW_PX - 22), caption.decision, FAINT, self._small)
         draw.text((left, HEADER_PX + VIEW_PX + 7), caption.progress, FAINT, self._small)
@@ -80,7 +82,9 @@ class EpisodeVideo:
         self.path = path
         self._container = av.open(str(path), "w")
         rate = Fraction(frame_rate_hz).limit_denominator(1000)
-        self._stream = self._container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "23"})
+        self._stream = self._container.add_stream(
+            "libx264", rate=rate, options={"preset": "ultrafast", "crf": "23"}
+        )
         self._stream.width, self._stream.height = SIZE
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.thread_count = 1  # the policy needs the other cores more

@@ -11,6 +11,7 @@ from dtvla.nodes.eyes import Look
 
 Discarded = Callable[[], bool]
 
+
 @dataclass(frozen=True)
 class Job:
     """One decision to take.

@@ -23,7 +23,9 @@ def raw_action(
     translation: Sequence[float], rotation: Sequence[float], gripper_opening_m: float
 ) -> NDArray[np.float64]:
     """The benchmark's 7-d action for a metric delta (m, rad axis-angle) and an opening (m)."""
-    moves = [value / POSITION_SCALE_M for value in translation] + [value / ROTATION_SCALE_RAD for value in rotation]
+    moves = [value / POSITION_SCALE_M for value in translation] + [
+        value / ROTATION_SCALE_RAD for value in rotation
+    ]
     gripper = 1.0 - 2.0 * gripper_opening_m / GRIPPER_OPENING_M
     return np.clip(np.array([*moves, gripper]), -1.0, 1.0)
 
@@ -52,6 +54,12 @@ class World:
         """The loaded task."""
         assert self._env is not None, "load() comes first"
         return self._env.info
+
+    @property
+    def seen(self) -> Observation:
+        """The newest observation of the running episode."""
+        assert self.observation is not None, "reset() comes first"
+        return self.observation
 
     @property
     def max_steps(self) -> int:
