@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.bundle import Bundle, write_bundle
+from dtvla.policy.bundle import write_bundle
 from dtvla.policy.spec import PolicySpec
 from model_export.onnx_export import export_decoder, export_vision
 from model_export.parity import Parity, check_parity
@@ -41,7 +41,7 @@ def export_bundle(model: DeepThinkVLA, spec: PolicySpec, tokenizer: Tokenizer, o
         export_vision(model, folder / "vision.onnx")
         export_decoder(model, folder / "decoder.onnx")
         write_bundle(folder, spec)
-        results = check_parity(model, OnnxRuntimeBackend(Bundle.load(folder)))
+        results = check_parity(model, OnnxRuntimeBackend(folder, spec))
         if out.is_dir():
             shutil.rmtree(out)
         os.replace(folder, out)

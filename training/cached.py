@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dtvla.policy.backends import Logits
 from dtvla.policy.layout import NEVER, Bounds
-from training.model import DeepThinkVLA, attend, rope_tables
+from training.model import DeepThinkVLA, GemmaLayer, attend, rope_tables
 
 
 class CachedDecoder:
@@ -52,6 +52,7 @@ class CachedDecoder:
         sample = torch.arange(len(ids_BS), device=ids_BS.device)[:, None]
         x = self.model.embed(ids_BS, features_BFH) * text.hidden_size**0.5
         for layer, (key, value) in zip(self.model.decoder.layers, self._caches, strict=True):
+            assert isinstance(layer, GemmaLayer)
             q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
             key[sample, :, at] = k.transpose(1, 2)
             value[sample, :, at] = v.transpose(1, 2)

@@ -50,24 +50,32 @@ def prompt_length(ids_S: Tensor, layout: TokenLayout) -> int:
     return int(found[0]) + 2
 
 
-def move_pads_right(ids_BL: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
-    """Sorts real tokens to the left, order kept; returns the ids and the number of real tokens [B].
+def pads_right(ids_BL: Tensor, layout: TokenLayout) -> Tensor:
+    """The order [B, L] that moves real tokens to the left and pads to the right, each kept in order.
 
     A pad id inside a thought moves behind the end too, as in the reference.
     """
-    is_pad = ids_BL == layout.pad
-    order = torch.sort(is_pad.int(), dim=1, stable=True).indices
-    return ids_BL.gather(1, order), (~is_pad).sum(1)
+    return torch.sort((ids_BL == layout.pad).int(), dim=1, stable=True).indices
 
 
-def with_action_block(thought_ids_BL: Tensor, layout: TokenLayout) -> Sequences:
-    """Prompt and thought (padded anywhere) to complete sequences with empty action slots."""
+def with_action_block(
+    thought_ids_BL: Tensor, layout: TokenLayout, real_BL: Tensor | None = None
+) -> Sequences:
+    """Prompt and thought (padded anywhere) to complete sequences with empty action slots.
+
+    Args:
+        thought_ids_BL: ids of prompt and thought.
+        layout: token ids.
+        real_BL: attention mask; None takes every id but pad. A pad inside a thought that the mask calls
+            real ends up behind `<eos>`, where the action rows see it: what the reference does with it.
+    """
     tail = torch.from_numpy(layout.action_block()[1:]).to(thought_ids_BL.device)
-    ids, length = move_pads_right(
-        torch.cat([thought_ids_BL, tail.expand(len(thought_ids_BL), -1)], 1), layout
-    )
+    ids = torch.cat([thought_ids_BL, tail.expand(len(thought_ids_BL), -1)], 1)
+    ids = ids.gather(1, pads_right(ids, layout))
+    known = (ids != layout.pad).sum(1)
+    length = known if real_BL is None else real_BL.long().sum(1) + len(tail)
     prefix = torch.tensor([prompt_length(row, layout) for row in ids], device=ids.device)
-    return Sequences(ids, prefix, length - len(tail) - 1, length)
+    return Sequences(ids, prefix, known - len(tail) - 1, length)
 
 
 def hidden_states(
@@ -77,6 +85,8 @@ def hidden_states(
     features = model.image_features(pixels)
     features = features.reshape(len(sequences.ids), -1, features.shape[-1])
     embeds = model.embed(sequences.ids, features)
+    pads = (sequences.ids == model.config.layout.pad).unsqueeze(-1)
+    embeds = torch.where(pads, embeds.detach(), embeds)  # Gemma's padding_idx: no gradient into the pad row
     return model.hidden(embeds, sequences.positions(), sequences.mask(reference_pads=reference_pads))
 
 
@@ -123,16 +133,6 @@ def supervised(ids_BS: Tensor, labels_BS: Tensor, prompt_length_B: Tensor, layou
     return Sequences(
         ids_BS.masked_fill(is_action, SLOT), prompt_length_B, start, (ids_BS != layout.pad).sum(1)
     )
-
-
-def token_losses(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
-    """Cross entropy [B, S - 1] of row i against label i + 1; 0 where the label is -100."""
-    return torch.nn.functional.cross_entropy(
-        logits_BSV[:, :-1].flatten(0, 1).float(),
-        labels_BS[:, 1:].flatten(),
-        reduction="none",
-        ignore_index=-100,
-    ).view(labels_BS.shape[0], -1)
 
 
 def _take(hidden_BSH: Tensor, rows_BR: Tensor) -> Tensor:

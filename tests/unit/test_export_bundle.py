@@ -21,7 +21,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def backend(random_bundle_path):
-    return OnnxRuntimeBackend(Bundle.load(random_bundle_path))
+    return OnnxRuntimeBackend(random_bundle_path, Bundle.load(random_bundle_path).spec)
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,15 @@ class ActionCodec:
 
     @cached_property
     def edges(self) -> NDArray[np.float64]:
-        """Bin edges [bins] from -1 to 1, rounded to float32 as the reference's are."""
-        return np.linspace(-1, 1, self.bins, dtype=np.float32).astype(np.float64)
+        """Bin edges [bins] from -1 to 1, bit for bit those of `torch.linspace` in float32.
+
+        It counts with a float32 step from the nearer end; numpy's own linspace differs in the last bit
+        of some edges, which moves values that lie on them into another bin.
+        """
+        step = float(np.float32(2.0) / np.float32(self.bins - 1))
+        index = np.arange(self.bins)
+        low, high = -1.0 + index * step, 1.0 - (self.bins - 1 - index) * step
+        return np.where(index < self.bins // 2, low, high).astype(np.float32).astype(np.float64)
 
     @cached_property
     def centres(self) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from a causal step would be wrong ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,12 @@ from dtvla.policy.backends import Backend
 from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
-
-@dataclass(frozen=True)
-class Thought:
-    """A finished thought: its ids from `<think>` on, and whether the cap cut it before `<action>`."""
-
-    ids: NDArray[np.int64]
-    truncated: bool
+# How a decision is made; the paper compares them. "hybrid" thinks, then acts in one parallel pass;
+# "autoregressive" acts token by token; "masked" and "random" keep the thinking prompt but put an empty or a
+# random thought; "none" leaves the thinking prompt out too, as empty thoughts look in training.
+Decoding = Literal["hybrid", "autoregressive", "masked", "random", "none"]
+DECODINGS: tuple[Decoding, ...] = ("hybrid", "autoregressive", "masked", "random", "none")
+RANDOM_WORDS, RANDOM_IDS = 128, 220_000
 
 
 def check_room(layout: TokenLayout, prompt: NDArray[np.int64], cap: int, cache_length: int) -> None:
@@ -107,30 +106,90 @@ def is_complete(ids: NDArray[np.int64], layout: TokenLayout) -> bool:
     return len(ids) >= 2 and (int(ids[-2]), int(ids[-1])) == (layout.end_think, layout.action)
 
 
+def given_thought(layout: TokenLayout, decoding: Decoding, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The thought of the variants that do not think: empty tags, or tags around random words.
+
+    Args:
+        layout: token ids.
+        decoding: "masked", "none" or "random".
+        rng: for the random words; the published evaluation draws 128 ids below 220,000.
+    """
+    words = np.empty(0, np.int64)
+    if decoding == "random":
+        taken = [
+            *layout.banned(),
+            layout.image,
+            layout.think,
+            layout.end_think,
+            layout.action,
+            layout.end_action,
+        ]
+        usable = np.setdiff1d(np.arange(min(RANDOM_IDS, layout.vocab_size)), [*taken, layout.pad, layout.bos])
+        words = rng.choice(usable, RANDOM_WORDS)
+    return np.concatenate([[layout.think], words, [layout.end_think, layout.action]]).astype(np.int64)
+
+
 def act(
-    backend: Backend, layout: TokenLayout, prefix_len: int, thought: NDArray[np.int64], *, close: bool = True
+    backend: Backend,
+    layout: TokenLayout,
+    prefix_len: int,
+    thought: NDArray[np.int64],
+    *,
+    cached: int | None = None,
+    close: bool = True,
 ) -> NDArray[np.float32]:
     """The parallel action pass over the cached prompt and thought: logits [slots, bins].
 
     Args:
-        backend: holds the keys of the prompt and of all thought tokens but the last.
+        backend: holds the keys of the prompt and of the first `cached` thought tokens.
         layout: token ids and sizes.
         prefix_len: length of the prompt.
         thought: its ids, at least one.
+        cached: how many of them; None means all but the last, as `think` leaves it.
         close: end a thought that was cut with `</think><action>`. False lets its last token stand for
             `<action>`, as the reference does at its cap (docs/fidelity.md).
 
     Raises:
         PolicyFault: the model's output is not finite.
     """
-    tail = list(thought[-1:])  # not in the cache yet
-    if close and not is_complete(thought, layout):
-        tail += [layout.action] if thought[-1] == layout.end_think else [layout.end_think, layout.action]
+    known = len(thought) - 1 if cached is None else cached
+    tail = _tail(layout, thought, known, close)
     ids = np.concatenate([tail, layout.action_block()[1:]]).astype(np.int64)
-    start = prefix_len + len(thought) - 1
+    start = prefix_len + known
     action_row = len(tail) - 1
     bounds = Bounds(prefix_len, start + action_row, start + len(ids), start)
     rows = range(action_row, action_row + layout.slots)
     logits = backend.decode(ids, bounds, action_rows=rows).action
     require_finite(logits)
     return logits
+
+
+def act_one_by_one(
+    backend: Backend, layout: TokenLayout, prefix_len: int, thought: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The baseline the hybrid decoder is compared with: every action token after the other, causally.
+
+    Each token is fed back with its own embedding; only action ids can be chosen. Returns logits
+    [slots, bins]. A policy must have been trained this way to act well.
+
+    Raises:
+        PolicyFault: the model's output is not finite.
+    """
+    known = len(thought) - 1
+    ids = np.array(_tail(layout, thought, known, close=True), np.int64)
+    position, logits = prefix_len + known, np.empty((layout.slots, layout.bins), np.float32)
+    for slot in range(layout.slots):
+        bounds = Bounds(prefix_len, NEVER, position + len(ids), position)
+        logits[slot] = backend.decode(ids, bounds, action_rows=(len(ids) - 1,)).action[0]
+        require_finite(logits[slot])
+        position += len(ids)
+        ids = np.array([layout.action_begin + int(logits[slot].argmax())], np.int64)
+    return logits
+
+
+def _tail(layout: TokenLayout, thought: NDArray[np.int64], known: int, close: bool) -> list[int]:
+    """Thought tokens that are not in the cache yet, closed with the tags that are missing."""
+    tail = [int(token) for token in thought[known:]]
+    if close and not is_complete(thought, layout):
+        tail += [layout.action] if tail[-1] == layout.end_think else [layout.end_think, layout.action]
+    return tail

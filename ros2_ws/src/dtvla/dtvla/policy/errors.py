@@ -9,9 +9,9 @@ class PolicyInputError(ValueError):
     """An image or instruction that a policy must not decide on."""
 
 
-class DecisionStopped(Exception):  # noqa: N818 - somebody asked for it
+class DecisionStopped(Exception):
     """`should_stop` said so while the policy was thinking; nothing was decided."""
 
 
-class PolicyFault(RuntimeError):  # noqa: N818 - a fault of the policy, not of the call
+class PolicyFault(RuntimeError):
     """The model's own output is unusable (NaN or infinity)."""

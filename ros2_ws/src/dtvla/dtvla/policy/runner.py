@@ -10,10 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy import decoding
 from dtvla.policy.backends import Backend
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
+from dtvla.policy.decoding import (
+    DECODINGS,
+    RANDOM_WORDS,
+    Decoding,
+    act,
+    act_one_by_one,
+    check_room,
+    given_thought,
+    is_complete,
+    prefill,
+    think,
+)
 from dtvla.policy.errors import PolicyFault
 from dtvla.policy.images import preprocess
 from dtvla.policy.prompt import prompt_ids
@@ -40,32 +51,49 @@ class Decision:
 class Policy:
     """A policy that decides; not thread-safe, it holds one key/value cache."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend, decoding: Decoding = "hybrid", seed: int = 0
+    ) -> None:
         self.bundle = bundle
+        self.decoding = decoding
         self._backend = backend
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
         self._prompts: dict[str, NDArray[np.int64]] = {}
 
     @classmethod
-    def load(cls, path: str | Path, backend: str = "auto", threads: int | None = None) -> Policy:
+    def load(
+        cls,
+        path: str | Path,
+        backend: str = "auto",
+        threads: int | None = None,
+        decoding: Decoding = "hybrid",
+        seed: int = 0,
+    ) -> Policy:
         """Loads and verifies a bundle.
 
         Args:
             path: bundle directory.
             backend: "auto" or "onnxruntime".
             threads: threads of one operator; None picks what suits the backend.
+            decoding: how decisions are made (`dtvla.policy.decoding.Decoding`).
+            seed: of the words of "random" thoughts; `reset` starts them over.
 
         Raises:
             BundleError: the bundle must not be run.
-            ValueError: an unknown backend.
+            ValueError: an unknown backend or decoding.
         """
         if backend not in ("auto", "onnxruntime"):
             raise ValueError(f"Unknown backend {backend!r}; choose 'auto' or 'onnxruntime'.")
+        if decoding not in DECODINGS:
+            raise ValueError(f"Unknown decoding {decoding!r}; choose one of {', '.join(DECODINGS)}.")
         bundle = Bundle.load(path)
-        return cls(bundle, OnnxRuntimeBackend(bundle, threads))
+        return cls(bundle, OnnxRuntimeBackend(bundle.path, bundle.spec, threads), decoding, seed)
 
     def reset(self) -> None:
         """Forgets what belongs to an episode, before the next one begins."""
         self._prompts.clear()
+        self._rng = np.random.default_rng(self._seed)
 
     def decide(
         self,
@@ -108,34 +136,54 @@ class Policy:
         clock.lap("preprocess")
         features = self._backend.encode(pixels)
         clock.lap("vision")
-        logits = decoding.prefill(self._backend, prompt, features)
+        logits = prefill(self._backend, prompt, features)
         clock.lap("prefill")
-        ids: list[int] = []
-        thinking = decoding.think(self._backend, layout, len(prompt), logits, spec.thought_cap, should_stop)
-        for token in thinking:
-            ids.append(token)
-            if on_text is not None:
-                on_text(self._words(ids), len(ids))
-        thought = np.array(ids, np.int64)
+        if self.decoding in ("hybrid", "autoregressive"):
+            thought, cached = self._think(len(prompt), logits, on_text, should_stop), None
+        else:
+            thought, cached = given_thought(layout, self.decoding, self._rng), 0
         clock.lap("think")
-        columns = decoding.act(self._backend, layout, len(prompt), thought).argmax(-1)
-        normalised = spec.codec.decode_columns(columns).reshape(layout.horizon, layout.action_dim)
-        actions = spec.normaliser.unnormalise(normalised)
+        if self.decoding == "autoregressive":
+            action_logits = act_one_by_one(self._backend, layout, len(prompt), thought)
+        else:
+            action_logits = act(self._backend, layout, len(prompt), thought, cached=cached)
+        values = spec.codec.decode_columns(action_logits.argmax(-1))
+        actions = spec.normaliser.unnormalise(values.reshape(layout.horizon, layout.action_dim))
         clock.lap("act")
         return Decision(
             raw_actions=actions,
-            thought=self._words(ids),
+            thought=self._words(thought.tolist()),
             thought_ids=thought,
-            truncated=not decoding.is_complete(thought, layout),
+            truncated=not is_complete(thought, layout),
             timings=clock.finish(),
         )
+
+    def _think(
+        self,
+        prefix_len: int,
+        first_logits: NDArray[np.float32],
+        on_text: OnText | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> NDArray[np.int64]:
+        """The thought's ids, told to `on_text` while it grows."""
+        spec = self.bundle.spec
+        ids: list[int] = []
+        for token in think(
+            self._backend, spec.layout, prefix_len, first_logits, spec.thought_cap, should_stop
+        ):
+            ids.append(token)
+            if on_text is not None:
+                on_text(self._words(ids), len(ids))
+        return np.array(ids, np.int64)
 
     def _prompt(self, instruction: str) -> NDArray[np.int64]:
         """Prompt ids, kept per instruction: an episode asks the same one hundreds of times."""
         if instruction not in self._prompts:
             spec = self.bundle.spec
-            prompt = prompt_ids(self.bundle.tokenizer, spec.layout, instruction, spec.prompt_prefix)
-            decoding.check_room(spec.layout, prompt, spec.thought_cap, self._backend.cache_length)
+            prefix = "" if self.decoding == "none" else spec.prompt_prefix
+            prompt = prompt_ids(self.bundle.tokenizer, spec.layout, instruction, prefix)
+            longest = RANDOM_WORDS + 3 if self.decoding == "random" else spec.thought_cap
+            check_room(spec.layout, prompt, longest, self._backend.cache_length)
             self._prompts[instruction] = prompt
         return self._prompts[instruction]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dtvla.policy.backends import Logits
-from dtvla.policy.bundle import Bundle
 from dtvla.policy.errors import BundleError
-from dtvla.policy.layout import Bounds
+from dtvla.policy.layout import Bounds, TokenLayout
+from dtvla.policy.spec import PolicySpec
 
 PROVIDERS = ["CPUExecutionProvider"]
 _LOG_ERRORS_ONLY = 3
@@ -21,7 +22,8 @@ class OnnxRuntimeBackend:
     """Runs vision.onnx and decoder.onnx of a bundle for one sequence at a time.
 
     Args:
-        bundle: a verified bundle.
+        folder: directory with the two graphs (of a verified bundle).
+        spec: what policy.json says about them.
         threads: threads of one operator. None takes 1: the policies that run well on a CPU are so small
             that waking a second thread costs more than it brings.
 
@@ -29,16 +31,16 @@ class OnnxRuntimeBackend:
         BundleError: a graph cannot be loaded or its shapes are not what policy.json says.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        self._vision = _session(bundle, "vision.onnx", threads or 1)
-        self._decoder = _session(bundle, "decoder.onnx", threads or 1)
-        _check_vision(self._vision, bundle)
-        self._hidden = _check_decoder(self._decoder, bundle)
-        self._length = bundle.spec.cache_length
+    def __init__(self, folder: Path, spec: PolicySpec, threads: int | None = None) -> None:
+        self._vision = _session(folder / "vision.onnx", threads or 1)
+        self._decoder = _session(folder / "decoder.onnx", threads or 1)
+        _check_vision(self._vision, folder / "vision.onnx", spec)
+        self._hidden = _check_decoder(self._decoder, folder / "decoder.onnx", spec.layout)
+        self._length = spec.cache_length
         self._caches = self._allocate_caches()
         self._no_features = np.zeros((1, 0, self._hidden), np.float32)
         self._block = self._bind_caches()
-        self._step = _Step(self._bind_caches(), self._no_features, bundle.spec.layout.vocab_size)
+        self._step = _Step(self._bind_caches(), self._no_features, spec.layout.vocab_size)
 
     @property
     def cache_length(self) -> int:
@@ -140,7 +142,7 @@ class _Step:
         return self._logits[0]
 
 
-def _session(bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
+def _session(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -148,42 +150,39 @@ def _session(bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
     # Idle workers must not burn the core that the simulator or the controller needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(bundle.path / name), options, providers=PROVIDERS)
+        return ort.InferenceSession(str(path), options, providers=PROVIDERS)
     except Exception as error:  # onnxruntime raises many kinds
-        raise BundleError(f"{bundle.path / name} cannot be loaded by ONNX Runtime: {error}") from None
+        raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
 
 
 def _is_cache(name: str) -> bool:
     return name.startswith(("key_", "value_"))
 
 
-def _require(bundle: Bundle, file: str, what: str, found: object, expected: object) -> None:
+def _require(path: Path, what: str, found: object, expected: object) -> None:
     if found != expected:
         raise BundleError(
-            f"{bundle.path / file}: the size of {what} is {found}, policy.json says {expected}. "
-            "Export the policy again."
+            f"{path}: the size of {what} is {found}, policy.json says {expected}. Export the policy again."
         )
 
 
-def _check_vision(session: ort.InferenceSession, bundle: Bundle) -> None:
+def _check_vision(session: ort.InferenceSession, path: Path, spec: PolicySpec) -> None:
     pixels, features = session.get_inputs()[0], session.get_outputs()[0]
-    size = bundle.spec.image.size
-    _require(bundle, "vision.onnx", "`pixels` (image.size)", pixels.shape[1:], [3, size, size])
-    tokens = bundle.spec.layout.image_tokens
-    _require(bundle, "vision.onnx", "`features` (layout.image_tokens)", features.shape[1], tokens)
+    size = spec.image.size
+    _require(path, "`pixels` (image.size)", pixels.shape[1:], [3, size, size])
+    _require(path, "`features` (layout.image_tokens)", features.shape[1], spec.layout.image_tokens)
 
 
-def _check_decoder(session: ort.InferenceSession, bundle: Bundle) -> int:
-    """Compares the decoder's signature with the spec; returns the hidden size."""
+def _check_decoder(session: ort.InferenceSession, path: Path, layout: TokenLayout) -> int:
+    """Compares the decoder's signature with the layout; returns the hidden size."""
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = {entry.name: entry for entry in session.get_outputs()}
     wanted = {"ids", "features", "bounds", "write_index", "think_rows", "act_rows", "key_0", "value_0"}
     for name in sorted(wanted - set(inputs)):
-        raise BundleError(f"{bundle.path / 'decoder.onnx'} has no input {name}. Export the policy again.")
+        raise BundleError(f"{path} has no input {name}. Export the policy again.")
     for name in sorted({"think_logits", "action_logits", "key_0_out"} - set(outputs)):
-        raise BundleError(f"{bundle.path / 'decoder.onnx'} has no output {name}. Export the policy again.")
-    layout = bundle.spec.layout
+        raise BundleError(f"{path} has no output {name}. Export the policy again.")
     think, action = outputs["think_logits"].shape[-1], outputs["action_logits"].shape[-1]
-    _require(bundle, "decoder.onnx", "`think_logits` (layout.vocab_size)", think, layout.vocab_size)
-    _require(bundle, "decoder.onnx", "`action_logits` (layout.bins)", action, layout.bins)
+    _require(path, "`think_logits` (layout.vocab_size)", think, layout.vocab_size)
+    _require(path, "`action_logits` (layout.bins)", action, layout.bins)
     return int(inputs["features"].shape[-1])

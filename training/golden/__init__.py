@@ -1,0 +1,1 @@
+"""Comparison with golden data of the reference implementation (format: its own README)."""

@@ -1,0 +1,211 @@
+"""Generation and the action pass, through a `Backend`: the code path that runs on a robot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.policy import decoding
+from dtvla.policy.backends import Backend
+from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.images import Camera, ImageSpec
+from dtvla.policy.layout import NEVER, Bounds, TokenLayout, allowed
+from dtvla.policy.spec import PolicySpec
+from training.cached import TorchBackend
+from training.golden.report import LOGITS, Section
+from training.golden.sets import Arrays, GoldenSet
+
+SPARE = 8  # cache rows beyond the longest sequence of a set
+
+
+def torch_backend(golden: GoldenSet) -> Backend:
+    """The torch model with its cache."""
+    return TorchBackend(golden.model, cache_length(golden))
+
+
+def bundle_backend(golden: GoldenSet, scratch: Path) -> Backend:
+    """The set's checkpoint, exported to `scratch` and run by ONNX Runtime."""
+    from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
+    from model_export.onnx_export import export_decoder, export_vision
+
+    export_vision(golden.model, scratch / "vision.onnx")
+    export_decoder(golden.model, scratch / "decoder.onnx")
+    spec = PolicySpec(
+        layout=golden.layout,
+        image=ImageSpec(golden.model.config.vision.image_size),
+        cameras=(Camera("agentview"), Camera("wrist")),
+        normaliser=Normaliser(golden.codec["q01"], golden.codec["q99"], golden.codec["action_mask"]),
+        cache_length=cache_length(golden),
+    )
+    return OnnxRuntimeBackend(scratch, spec)
+
+
+def cache_length(golden: GoldenSet) -> int:
+    """Long enough for every sequence of the set."""
+    longest = max(golden.golden[name].shape[-1] for name in golden.golden.names() if name.endswith("_ids"))
+    return int(longest) + golden.layout.slots + SPARE
+
+
+def check_generation(golden: GoldenSet, name: str, backend: Backend, out: Section) -> None:
+    """Prefill mask and positions, greedy thought, stop rule, logits of every step, of each sample alone."""
+    case = golden.case(name)
+    prompts = case["prompt_ids"]
+    real = case["prompt_attention_mask"].astype(bool) if "prompt_attention_mask" in case else prompts >= 0
+    _check_prefill(case, real, out)
+    for row, prompt in enumerate(_rows(prompts, real)):
+        expected = _thought_of(golden, case, row, len(prompt))
+        features = backend.encode(_images(golden, name, row, len(prompts)))
+        cap = len(expected)
+        logits = decoding.prefill(backend, prompt, features)
+        thought = np.array(list(decoding.think(backend, golden.layout, len(prompt), logits, cap)), np.int64)
+        out.equal(f"thought ids{_of(row, prompts)}", thought, expected)
+        if "cot_step_cols" in case:
+            _check_steps(golden, case, prompt, features, backend, out)
+    if "image_features" in case:
+        pixels = golden.pixels(name).numpy()
+        features = case["image_features"]
+        out.close("image features", backend.encode(pixels).reshape(features.shape), features, LOGITS)
+
+
+def check_action_pass(golden: GoldenSet, name: str, backend: Backend, out: Section) -> None:
+    """The cached action pass of a single sample: logits, bins, ids, values."""
+    case, layout = golden.case(name), golden.layout
+    sequence = case["input_cot_ids"][0].astype(np.int64)
+    prompt, thought = _split(sequence[sequence != layout.pad], layout)
+    features = backend.encode(golden.pixels(name).numpy())
+    _feed(backend, prompt, thought, features)
+    pads = np.full(int((sequence == layout.pad).sum()), layout.pad)
+    if len(pads):  # the reference moves them behind <eos>, where the action rows see them
+        start = len(prompt) + len(thought) - 1
+        block = np.concatenate([thought[-1:], layout.action_block()[1:], pads])
+        bounds = Bounds(len(prompt), start, start + len(block), start)
+        logits = backend.decode(block, bounds, action_rows=range(layout.slots)).action
+    else:
+        logits = decoding.act(backend, layout, len(prompt), thought, close=False)
+    out.equal("action start", len(prompt) + len(thought) - 1, case["action_start_idx"][0])
+    check_actions(case, layout, logits[None], out)
+
+
+def check_unpadded_rows(golden: GoldenSet, name: str, backend: Backend, out: Section) -> None:
+    """Rows of a batch, each alone: what the reference gives without its visible pads."""
+    case, layout = golden.case(name), golden.layout
+    for row, ids in enumerate(_rows(case["input_cot_ids"], case["attention_mask"].astype(bool))):
+        prompt, thought = _split(ids, layout)
+        images = _images(golden, name, row, len(case["input_cot_ids"]))
+        _feed(backend, prompt, thought, backend.encode(images))
+        logits = decoding.act(backend, layout, len(prompt), thought, close=False)
+        out.close(f"action logits alone, row {row}", logits, case["action_logits_unpadded"][row], LOGITS)
+
+
+def check_actions(case: Arrays, layout: TokenLayout, logits: NDArray[np.float32], out: Section) -> None:
+    """Action logits [B, slots, bins] and everything that is read from them."""
+    out.close("action logits", logits, case["action_logits"], LOGITS)
+    top = np.partition(logits, -2, axis=-1)
+    gap = case["action_top1_top2_gap"]
+    out.close("action margin", top[..., -1] - top[..., -2], gap, 2 * LOGITS)
+    columns = logits.argmax(-1)
+    out.same_ids("action column", columns, case["action_bin_argmax_col"], gap)
+    out.same_ids("action ids", columns + layout.action_begin, case["action_token_ids"], gap)
+    out.same_ids("action bins", layout.bins - 1 - columns, case["action_bins"], gap)
+    values = ActionCodec(layout.bins, layout.action_begin).decode_columns(case["action_bin_argmax_col"])
+    shape = case["normalized_actions"].shape
+    out.close("normalised actions", values.reshape(shape), case["normalized_actions"], 1e-12)
+
+
+def check_one_pass(golden: GoldenSet, name: str, backend: Backend, out: Section) -> None:
+    """A known thought scored in one pass: the same log-probabilities as the reference's RL forward."""
+    case, layout = golden.case(name), golden.layout
+    ids = case["input_ids"][0].astype(np.int64)
+    prompt, _ = _split(ids, layout)
+    whole = np.concatenate([ids, layout.action_block()[1:]])
+    start, count = len(ids) - 1, int(case["cot_length"])
+    result = backend.decode(
+        whole,
+        Bounds(len(prompt), start, len(whole), 0),
+        features=backend.encode(golden.pixels(name).numpy()),
+        think_rows=range(start - count, start),
+        action_rows=range(start, start + layout.slots),
+    )
+    scores = result.think.astype(np.float64)
+    scores[:, layout.banned()] = -np.inf
+    found = scores[np.arange(count), ids[-count:]] - np.logaddexp.reduce(scores, -1)
+    out.close("thought log-probs in one pass", found[None], case["cot_logprobs"], LOGITS)
+    columns = result.action.argmax(-1)
+    top = np.partition(result.action, -2, axis=-1)
+    gap = top[:, -1] - top[:, -2]
+    out.same_ids("greedy responses", columns + layout.action_begin, case["responses"][0], gap)
+
+
+def _check_prefill(case: Arrays, real: NDArray[np.bool_], out: Section) -> None:
+    if "prefill_mask_additive" not in case:
+        return
+    visible = case["prefill_mask_additive"][:, 0] == 0
+    positions = case["prefill_position_ids"]
+    wrong = misplaced = 0
+    for row, is_real in enumerate(real):
+        n = int(is_real.sum())
+        wrong += int((visible[row][is_real][:, is_real] != allowed(Bounds(n, NEVER, n, 0), n, n)).sum())
+        wrong += int(visible[row][is_real][:, ~is_real].sum())  # no real row sees a pad
+        misplaced += int((positions[row][is_real] != np.arange(1, n + 1)).sum())
+    out.equal("prefill mask", wrong, 0)
+    out.equal("prefill positions", misplaced, 0)
+
+
+def _check_steps(
+    golden: GoldenSet,
+    case: Arrays,
+    prompt: NDArray[np.int64],
+    features: NDArray[np.float32],
+    backend: Backend,
+    out: Section,
+) -> None:
+    """Raw logits of every step along the reference's thought."""
+    n, thought = len(prompt), case["cot_ids"].astype(np.int64)
+    rows = [decoding.prefill(backend, prompt, features).copy()]
+    for t in range(len(thought) - 1):
+        bounds = Bounds(n, NEVER, n + t + 1, n + t)
+        rows.append(backend.decode(thought[t : t + 1], bounds, think_rows=(0,)).think[0].copy())
+    logits = np.stack(rows)
+    out.close("step logits", logits[:, case["cot_step_cols"]], case["cot_step_logits_cols"], LOGITS)
+    out.close("step logsumexp", np.logaddexp.reduce(logits, -1), case["cot_step_logsumexp"], LOGITS)
+    logits[:, golden.layout.banned()] = -np.inf
+    top = np.partition(logits, -2, axis=-1)
+    out.same_ids("step choices", logits.argmax(-1), thought, top[:, -1] - top[:, -2])
+
+
+def _thought_of(golden: GoldenSet, case: Arrays, row: int, prompt_len: int) -> NDArray[np.int64]:
+    if "cot_ids" in case:
+        return case["cot_ids"].astype(np.int64)
+    real = case["attention_mask"][row].astype(bool)
+    return case["input_cot_ids"][row][real][prompt_len:].astype(np.int64)
+
+
+def _feed(
+    backend: Backend, prompt: NDArray[np.int64], thought: NDArray[np.int64], features: NDArray[np.float32]
+) -> None:
+    """Prompt and all thought tokens but the last into the cache, in one pass each."""
+    n, known = len(prompt), thought[:-1]
+    decoding.prefill(backend, prompt, features)
+    backend.decode(known, Bounds(n, NEVER, n + len(known), n), think_rows=(len(known) - 1,))
+
+
+def _split(sequence: NDArray[np.int64], layout: TokenLayout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pairs = (sequence[:-1] == layout.prompt_end[0]) & (sequence[1:] == layout.prompt_end[1])
+    n = int(np.flatnonzero(pairs)[0]) + 2
+    return sequence[:n], sequence[n:]
+
+
+def _rows(ids: NDArray[np.int32], real: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    return [row[keep].astype(np.int64) for row, keep in zip(ids, real, strict=True)]
+
+
+def _images(golden: GoldenSet, name: str, row: int, rows: int) -> NDArray[np.float32]:
+    pixels = golden.pixels(name).numpy()
+    each = len(pixels) // rows
+    return pixels[row * each : (row + 1) * each]
+
+
+def _of(row: int, rows: NDArray[np.int32]) -> str:
+    return f", row {row}" if len(rows) > 1 else ""
