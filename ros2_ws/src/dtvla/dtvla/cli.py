@@ -85,7 +85,8 @@ def up(
             f"To look in: export ROS_DOMAIN_ID={reservation.domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST"
         )
         with RunningGraph(options, reservation.domain, _tell) as graph:
-            console.print("The graph runs. Ctrl-C ends it.")
+            if not (show and simulator):  # else the thoughts say so
+                console.print("The graph runs. Ctrl-C ends it.")
             graph.watch()
     return OK
 

@@ -32,7 +32,6 @@ class ConsoleNode(Node):
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self.create_timer(1.0 / REFRESH_HZ, self._refresh, clock=steady)
         self.create_subscription(TaskState, "/task_state", self._on_state, qos.LATCHED)
@@ -106,8 +105,11 @@ class ConsoleNode(Node):
         self._scene = replace(self._scene, latencies_ms={**self._scene.latencies_ms, **found})
 
     def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(panel(self._scene), refresh=True)
+        if self._live is None or not self._scene.episode:
+            return  # until the first episode the launcher has the terminal
+        if not self._live.is_started:
+            self._live.start()
+        self._live.update(panel(self._scene), refresh=True)
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

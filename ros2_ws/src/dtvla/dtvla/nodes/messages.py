@@ -69,7 +69,8 @@ def picture_from(message: Image, camera: str) -> NDArray[np.uint8]:
     if message.step < 3 * width or len(message.data) != height * message.step:
         raise Refusal(
             f"Camera '{camera}' sent {len(message.data)} bytes in rows of {message.step} for "
-            f"{width}x{height} px; {height * 3 * width} bytes in rows of {3 * width} are needed. Check the camera's driver."
+            f"{width}x{height} px; {height * 3 * width} bytes in rows of {3 * width} are needed. "
+            "Check the camera's driver."
         )
     rows = np.frombuffer(message.data, np.uint8).reshape(height, message.step)
     return rows[:, : 3 * width].reshape(height, width, 3)

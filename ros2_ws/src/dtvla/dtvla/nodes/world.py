@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.sim.bootstrap import GL_PACKAGES, SimulatorUnavailable
 from dtvla.sim.env import (
     ACTION_DIM,
     GRIPPER_OPENING_M,
@@ -86,7 +87,15 @@ class World:
         if self._env is not None and (self.info.suite, self.info.index) == (suite, task):
             return
         self.close()  # two live environments in one process render nothing
-        self._env = SimEnv(suite, task, image_size=self._image_size, fast=self._fast)
+        try:
+            self._env = SimEnv(suite, task, image_size=self._image_size, fast=self._fast)
+        except (ValueError, SimulatorUnavailable):
+            raise
+        except Exception as error:  # the renderer's libraries raise whatever comes
+            raise SimulatorUnavailable(
+                f"The simulator did not start ({type(error).__name__}: {error}). If it is about GL: unset "
+                f"MUJOCO_GL, or install a software GL with: sudo apt-get install -y {GL_PACKAGES}"
+            ) from error
 
     def reset(self, seed: int) -> Observation:
         """Starts a new episode of the loaded task.
