@@ -132,9 +132,10 @@ same_version() { # of the two interpreters
 pip_install() { "$python" -m pip install --no-compile --prefer-binary -c requirements/lock.txt "$@"; }
 
 build_workspace() {
-  local libraries
+  local libraries jobs
+  jobs=-j$(nproc) # said here, else colcon adds a load limit, and a busy machine compiles one file at a time
   libraries=$("$python" -c 'import ros_wheels_bootstrapper as r; print(r.get_ros_paths())') &&
-    (cd ros2_ws && PATH=$venv/bin:$PATH AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv LD_LIBRARY_PATH=$libraries \
+    (cd ros2_ws && PATH=$venv/bin:$PATH AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv LD_LIBRARY_PATH=$libraries MAKEFLAGS=$jobs \
       "$python" -m colcon build --symlink-install --event-handlers console_direct+ --cmake-args -G Ninja \
       -DBUILD_TESTING=OFF -DCMAKE_PROJECT_INCLUDE="$root/ros2_ws/ros_wheels_paths.cmake" -DPython3_EXECUTABLE="$python")
 }

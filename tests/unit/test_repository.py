@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,30 @@ def test_the_lock_file_agrees_with_the_other_requirements() -> None:
 
     missing = (pins("ros") | pins("sim") | pins("runtime") | pins("dev")) - pins("lock")
     assert missing == set(), "run tools/lock.sh"
+
+
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [
+        ("ros2_ws/src/dtvla/dtvla", ("ros", "sim", "runtime", "sim-nodeps")),
+        ("training", ("ros", "sim", "runtime", "sim-nodeps", "dev")),
+        ("model_export", ("ros", "sim", "runtime", "sim-nodeps", "dev")),
+    ],
+)
+def test_what_the_code_imports_stands_in_its_requirements(folder: str, files: tuple[str, ...]) -> None:
+    """Else it works here, where everything is installed, and fails after `make demo` on a fresh machine."""
+    required = {pin.name for name in files for pin in _requirements(ROOT / f"requirements/{name}.txt")}
+    required = {canonicalize_name(name) for name in required}
+    own = {"dtvla", "dtvla_msgs", "training", "model_export", "launch", "launch_ros"}
+    own |= set(sys.stdlib_module_names)
+    providers = packages_distributions()
+    missing = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for name in {name.split(".")[0] for name in _imports(path)} - own:
+            names = {canonicalize_name(provider) for provider in providers.get(name, [])}
+            if not names & required and not any(provider.startswith("ros-") for provider in names):
+                missing.add(f"{path.relative_to(ROOT)} imports {name}")
+    assert missing == set()
 
 
 def test_no_tracked_file_names_a_folder_of_one_machine() -> None:
