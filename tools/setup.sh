@@ -101,8 +101,8 @@ EOF
 
 install_system_packages() {
   local missing
-  missing=$(missing_packages "$1" | tr '\n' ' ')
-  [[ -z ${missing// } ]] && return
+  missing=$(missing_packages "$1" | xargs)
+  [[ -z $missing ]] && return
   if ! command -v apt-get >/dev/null; then
     fail "these system packages are missing (Debian's names): ${missing}. Install them with your package manager and call make again."
   fi
