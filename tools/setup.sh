@@ -18,6 +18,8 @@ esac
 root=$PWD
 venv=$root/.venv
 python=$venv/bin/python
+# The interpreters bring anything from 22.0, which lacks options used here, to 26.3, which fails on Python 3.13.
+pip=pip==25.3
 
 # A sourced ROS distribution would put its own rclpy before the wheels' one.
 unset PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -118,7 +120,8 @@ install_system_packages() {
 create_venv() {
   local base=$1
   rm -rf "$venv"
-  step "Virtual environment .venv ($("$base" -V))" "about 5 s" "$base" -m venv "$venv"
+  step "Virtual environment .venv ($("$base" -V))" "about 10 s" "$base" -m venv "$venv"
+  step "pip ${pip#*==}" "about 5 s" "$python" -m pip install "$pip"
 }
 
 # .venv runs, and was not made for another folder: its scripts hold absolute paths.
