@@ -74,6 +74,10 @@ class NodeProcess:
 class Probe(Supervisor):
     """A test's own node: listens, publishes, waits."""
 
+    def __init__(self, domain: int) -> None:
+        super().__init__(domain)
+        self.domain = domain
+
     def listen(self, kind: type, topic: str, profile: QoSProfile = qos.COMMAND) -> list[Any]:
         """A list that grows with every message of the topic."""
         heard: list[Any] = []

@@ -144,6 +144,17 @@ def test_stop_latches_until_it_is_cleared(realtime: Bench) -> None:
     realtime.probe.expect(lambda: not realtime.tick(84).hold, "the arm is not released")
 
 
+def test_the_successor_of_a_policy_that_is_gone_counts_from_one_again(realtime: Bench) -> None:
+    probe = realtime.probe
+    realtime.offer(chunk(20, realtime.stamp(90)))
+    probe.expect(lambda: realtime.tick(90).decision_id == 20, "decision 20 is not executed")
+    probe.node.destroy_publisher(realtime.chunks)
+    probe.expect(lambda: realtime.tick(91).hold, "the chunk of a dead policy is executed on")
+    realtime.chunks = probe.speak(ActionChunk, "/policy/action_chunk")
+    realtime.offer(chunk(1, realtime.stamp(92)))
+    probe.expect(lambda: realtime.tick(92).decision_id == 1, "the new policy is not heard")
+
+
 def test_in_lockstep_a_tick_waits_for_its_chunk(tmp_path: Path) -> None:
     with probe_domain() as (probe, domain), active("controller_node", probe, domain, tmp_path) as process:
         bench = Bench(probe, process)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from harness import Probe, active, probe_domain
+from harness import NodeProcess, Probe, active, probe_domain
 from std_srvs.srv import Trigger
 
 from dtvla.nodes import qos
@@ -24,8 +24,10 @@ STEPS = 14  # three decisions of the random policy, which executes five rows of 
 class Theatre:
     """The running graph and everything it said."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: Probe, policy: NodeProcess, bundle: str) -> None:
         self.probe = probe
+        self.policy = policy
+        self.bundle = bundle
         self.chunks = probe.listen(ActionChunk, "/policy/action_chunk")
         self.commands = probe.listen(EndEffectorDelta, "/controller/ee_delta")
         self.poses = probe.listen(PoseStamped, "/ee_pose", qos.SENSOR)
@@ -67,10 +69,10 @@ def theatre(tmp_path_factory: pytest.TempPathFactory, random_bundle_path: Path) 
     with (
         probe_domain() as (probe, domain),
         active("controller_node", probe, domain, folder),
-        active("policy_node", probe, domain, folder, bundle=str(random_bundle_path)),
+        active("policy_node", probe, domain, folder, bundle=str(random_bundle_path)) as policy,
         active("libero_bridge_node", probe, domain, folder, **world),
     ):
-        yield Theatre(probe)
+        yield Theatre(probe, policy, str(random_bundle_path))
 
 
 def test_an_episode_executes_bit_for_bit_what_the_policy_said_and_the_arm_moves(theatre: Theatre) -> None:
@@ -116,3 +118,20 @@ def test_an_unknown_suite_or_task_is_refused_in_words(theatre: Theatre) -> None:
         theatre.start(task=99, seed=0)
     with pytest.raises(BringUpError, match="Unknown suite 'kitchen'"):
         theatre.probe.reset_scene("kitchen", 0, 0)
+
+
+def test_a_killed_policy_freezes_the_world_and_a_new_one_goes_on(theatre: Theatre, tmp_path: Path) -> None:
+    """The last test of this file: it kills the policy that the others use.
+
+    The new policy counts its decisions from 1; the controller accepts that as soon as DDS has told it
+    that the old one is gone.
+    """
+    theatre.policy.kill()
+    episode = theatre.start(task=2, seed=0)
+    theatre.probe.expect_complaint("libero_bridge_node", "waits in step 0")
+    assert {state.step for state in theatre.states if state.episode == episode} == {0}
+    theatre.probe.expect(
+        lambda: "policy_node" not in theatre.probe.node.get_node_names(), "DDS does not notice the death"
+    )
+    with active("policy_node", theatre.probe, theatre.probe.domain, tmp_path, bundle=theatre.bundle):
+        theatre.finish(episode)

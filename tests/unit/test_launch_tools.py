@@ -65,12 +65,13 @@ def test_a_sweep_takes_dead_files_of_our_run_and_nothing_else(tmp_path: Path) ->
     with alive.open("r+b") as handle:
         mapped = mmap.mmap(handle.fileno(), mmap.PAGESIZE)
     with mapped, opened.open("rb"):
-        assert sorted(leftovers.sweep(before, tmp_path)) == sorted(dead)
+        assert sorted(leftovers.sweep(before, shm=tmp_path)) == sorted(dead)
         assert alive.exists()
         assert opened.exists()
     assert stranger.exists()
-    assert leftovers.sweep(time.time() + 10.0, tmp_path) == []  # older than our run: not ours to judge
-    assert sorted(leftovers.sweep(before, tmp_path)) == sorted([alive, opened])
+    assert leftovers.sweep(time.time() + 10.0, shm=tmp_path) == []  # older than our run: not ours to judge
+    assert leftovers.sweep(0.0, before, shm=tmp_path) == []  # younger than what we asked for
+    assert sorted(leftovers.sweep(before, shm=tmp_path)) == sorted([alive, opened])
 
 
 def test_stems_in_use_finds_the_files_of_this_process(tmp_path: Path) -> None:

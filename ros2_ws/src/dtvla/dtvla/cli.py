@@ -314,7 +314,7 @@ def main() -> int:
             )
         )
     except (Interrupted, KeyboardInterrupt):
-        console.print("Interrupted; every process has ended.")
+        console.print("\nInterrupted; every process has ended.")
         return INTERRUPTED
     except (ValueError, RuntimeError, OSError) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dtvla.nodes.supervisor import Supervisor
 
 END_TIMEOUT_S = 10.0
+SETTLED_S = 60.0  # a younger file may belong to a process that is just about to map it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -126,6 +127,7 @@ class RunningGraph:
     def _start(self) -> None:
         from dtvla.nodes.supervisor import Supervisor
 
+        sweep(0.0, time.time() - SETTLED_S)  # what a launcher that was killed itself could not sweep
         logs = self.options.output / "log"
         logs.mkdir(parents=True, exist_ok=True)
         env = environment(self.domain, logs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -46,8 +47,8 @@ def _texts(process: Path) -> Iterator[str]:
             yield os.readlink(link)
 
 
-def sweep(since_s: float, shm: Path = SHM) -> list[Path]:
-    """Removes our unused Fast DDS files that were made after `since_s` (Unix time); returns them."""
+def sweep(since_s: float, until_s: float = math.inf, *, shm: Path = SHM) -> list[Path]:
+    """Removes our unused Fast DDS files that were made between two Unix times; returns them."""
     if not shm.is_dir():
         return []
     groups: dict[str, list[Path]] = {}
@@ -58,7 +59,7 @@ def sweep(since_s: float, shm: Path = SHM) -> list[Path]:
     used = stems_in_use(shm=shm)
     gone = []
     for stem, paths in groups.items():
-        if stem in used or not _all_ours(paths, since_s) or _locked(shm / f"{stem}_el"):
+        if stem in used or not _all_ours(paths, since_s, until_s) or _locked(shm / f"{stem}_el"):
             continue
         for path in paths:
             path.unlink(missing_ok=True)
@@ -66,12 +67,12 @@ def sweep(since_s: float, shm: Path = SHM) -> list[Path]:
     return gone
 
 
-def _all_ours(paths: Iterable[Path], since_s: float) -> bool:
+def _all_ours(paths: Iterable[Path], since_s: float, until_s: float) -> bool:
     try:
         states = [path.stat() for path in paths]
     except FileNotFoundError:
         return False
-    return all(state.st_uid == os.getuid() and state.st_ctime >= since_s for state in states)
+    return all(state.st_uid == os.getuid() and since_s <= state.st_ctime <= until_s for state in states)
 
 
 def _locked(path: Path) -> bool:

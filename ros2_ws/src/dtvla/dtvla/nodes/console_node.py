@@ -109,7 +109,7 @@ class ConsoleNode(Node):
             return  # until the first episode the launcher has the terminal
         if not self._live.is_started:
             self._live.start()
-        self._live.update(panel(self._scene), refresh=True)
+        self._live.update(panel(self._scene, self._console.width), refresh=True)
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

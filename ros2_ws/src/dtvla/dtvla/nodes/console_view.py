@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+WIDEST = 100
+MARGIN = 3  # the terminal's echo of Ctrl-C must not wrap, or the panel could not be wiped away
 PHASES = ("preprocess", "vision", "prefill", "think", "act", "total")
 
 
@@ -51,8 +53,8 @@ def latency_line(scene: Scene) -> str:
     )
 
 
-def panel(scene: Scene) -> RenderableType:
-    """The live picture of a terminal."""
+def panel(scene: Scene, columns: int) -> RenderableType:
+    """The live picture of a terminal that is `columns` wide."""
     colour = {"solved": "green", "not solved": "red"}.get(outcome(scene), "cyan")
     head = Table.grid(expand=True)
     head.add_column(ratio=1)
@@ -73,7 +75,9 @@ def panel(scene: Scene) -> RenderableType:
     rows += [Text(f"Decision {scene.decision}, {scene.tokens} tokens", style="dim"), thought, Text()]
     rows.append(Text(latency_line(scene) or "no decision yet", style="dim"))
     rows += [Text(f"{name}: {words}", style="red") for name, words in sorted(scene.problems.items())]
-    return Panel(Group(*rows), title="DeepThinkVLA thinks aloud", border_style=colour, padding=(1, 2))
+    width = min(WIDEST, columns - MARGIN)
+    title = "DeepThinkVLA thinks aloud"
+    return Panel(Group(*rows), title=title, border_style=colour, padding=(1, 2), width=width)
 
 
 def thought_line(scene: Scene) -> str:

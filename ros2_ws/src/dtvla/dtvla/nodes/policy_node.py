@@ -6,6 +6,7 @@ goal is heard while the policy thinks.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from dtvla.policy.runner import Decision, Policy
 from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 
 WATCH_PERIOD_S = 0.1
+SWITCH_INTERVAL_S = 0.0005  # the thread that decides must not wait 5 ms for the one that listens
 NODE = "policy_node"
 
 
@@ -251,6 +253,7 @@ class PolicyNode(GraphNode):
 
 def main() -> int:
     """Runs the node."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return run(PolicyNode)
 
 

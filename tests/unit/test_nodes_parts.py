@@ -1,0 +1,174 @@
+"""The parts of the nodes that know no ROS: eyes, cadence, worker, instructions, console, video, world."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dtvla.nodes.console_view import Scene, episode_line, latency_line, panel, thought_line
+from dtvla.nodes.eyes import Cadence, Eyes, Look
+from dtvla.nodes.instructions import checked
+from dtvla.nodes.parameters import Refusal
+from dtvla.nodes.video import SIZE, Caption, EpisodeVideo, Painter
+from dtvla.nodes.worker import Discarded, Job, Worker
+from dtvla.nodes.world import raw_action
+
+PERIOD_NS = 50_000_000
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+def eyes() -> Eyes:
+    return Eyes(("agentview", "wrist"), tolerance_s=0.01)
+
+
+def test_a_look_needs_both_cameras_from_one_moment() -> None:
+    pair = eyes()
+    assert pair.see("agentview", 0, PICTURE, 0.0) is None
+    assert pair.see("wrist", PERIOD_NS, PICTURE, 0.0) is None  # a period apart
+    look = pair.see("agentview", PERIOD_NS - 5_000_000, PICTURE, 0.0)  # 5 ms apart
+    assert look is not None
+    assert look.stamp_ns == PERIOD_NS
+    assert set(look.pictures) == {"agentview", "wrist"}
+
+
+def test_a_refused_picture_does_not_leave_an_old_one_in_its_place() -> None:
+    pair = eyes()
+    pair.see("wrist", 0, PICTURE, 0.0)
+    pair.drop("wrist")
+    assert pair.see("agentview", 0, PICTURE, 0.0) is None
+
+
+def test_silent_cameras_are_counted_from_the_start_or_from_their_last_picture() -> None:
+    pair = eyes()
+    pair.see("wrist", 0, PICTURE, now_s=11.0)
+    assert pair.silent(now_s=11.5, timeout_s=2.0, since_s=10.0) == []
+    assert pair.silent(now_s=12.5, timeout_s=2.0, since_s=10.0) == ["agentview"]
+    assert pair.silent(now_s=13.5, timeout_s=2.0, since_s=10.0) == ["agentview", "wrist"]
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "due"),
+    [
+        (None, 0, True),  # the first look
+        (0, 4 * PERIOD_NS, False),
+        (0, 5 * PERIOD_NS, True),
+        (0, 5 * PERIOD_NS - PERIOD_NS // 4, True),  # jitter
+        (0, 20 * 5 * PERIOD_NS, True),  # another episode
+        (100 * PERIOD_NS, 99 * PERIOD_NS, True),  # the clock was set back
+    ],
+)
+def test_a_decision_is_due_once_per_interval_and_after_a_jump(last: int | None, now: int, due: bool) -> None:
+    assert Cadence(5 * PERIOD_NS, PERIOD_NS, last).due(now) == due
+
+
+def job(number: int) -> Job:
+    return Job(number, Look(0, {}), "Pick up the can", fresh=False)
+
+
+def test_the_worker_forgets_a_discarded_job_and_takes_the_next() -> None:
+    started, release, done = threading.Event(), threading.Event(), threading.Event()
+    wanted: dict[int, bool] = {}
+
+    def work(current: Job, discarded: Discarded) -> None:
+        started.set()
+        release.wait(10)
+        wanted[current.decision_id] = not discarded()
+        if current.decision_id == 2:
+            done.set()
+
+    worker = Worker(work)
+    worker.submit(job(1))
+    assert started.wait(10)
+    assert worker.busy
+    worker.discard()
+    assert not worker.busy
+    worker.submit(job(2))
+    release.set()
+    assert done.wait(10)
+    worker.close()
+    assert wanted == {1: False, 2: True}
+
+
+def test_a_closed_worker_ends_its_thread() -> None:
+    before = threading.active_count()
+    worker = Worker(lambda current, discarded: None)
+    worker.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        (" \t\n", "empty"),
+        ("x" * 501, "501 characters"),
+        ("a\x00b", r"U\+0000"),
+        ("a\nb", r"U\+000A"),
+    ],
+)
+def test_a_bad_instruction_is_refused_with_what_is_wrong(text: str, words: str) -> None:
+    with pytest.raises(Refusal, match=words):
+        checked(text, 500)
+
+
+def test_a_good_instruction_loses_only_its_surrounding_blanks() -> None:
+    assert (
+        checked("  Lege die Dose in den Korb, bitte – 取 🥫 \n", 500)
+        == "Lege die Dose in den Korb, bitte – 取 🥫"
+    )
+
+
+def test_the_console_tells_task_thought_and_latency() -> None:
+    scene = Scene(
+        task="can",
+        instruction="Pick up the can",
+        seed=3,
+        episode=2,
+        step=40,
+        max_steps=260,
+        thought="The can is 12 cm left.",
+        tokens=20,
+        thinking=True,
+        latencies_ms={"vision": 12.4, "total": 140.0},
+        problems={"controller_node": "The arm is stopped."},
+    )
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(panel(scene, 80))
+    text = console.export_text()
+    for words in (
+        "Pick up the can",
+        "step 40 of 260",
+        "The can is 12 cm left. ▌",
+        "vision 12 ms, total 140 ms",
+    ):
+        assert words in text
+    assert "controller_node: The arm is stopped." in text
+    assert max(len(line) for line in text.splitlines()) <= 77
+    assert latency_line(Scene()) == ""
+    assert thought_line(scene) == "step  40/260  The can is 12 cm left. [140 ms]"
+    assert episode_line(scene) == "Episode 2 (can, seed 3): Pick up the can"
+    ended = Scene(task="can", seed=3, episode=2, step=99, done=True, success=True)
+    assert episode_line(ended) == "Episode 2 (can, seed 3): solved after 99 steps."
+
+
+def test_a_video_holds_the_frames_it_was_given(tmp_path: Path) -> None:
+    caption = Caption("Pick up the can", "The can is here. " * 40, "decision 1", "step 1 of 2", True)
+    frame = Painter().frame({"agentview": PICTURE, "wrist": PICTURE + 255}, caption)
+    assert frame.shape == (SIZE[1], SIZE[0], 3)
+    video = EpisodeVideo(tmp_path / "a" / "episode.mp4", 20.0)
+    video.add(frame, 3)
+    video.close()
+    with av.open(str(video.path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+        assert container.streams.video[0].average_rate == 20
+
+
+def test_a_metric_delta_becomes_the_benchmarks_action() -> None:
+    action = raw_action((0.05, -0.025, 0.0), (0.0, 0.25, -0.5), 0.08)
+    np.testing.assert_allclose(action, [1, -0.5, 0, 0, 0.5, -1, -1])
+    assert raw_action((1.0, 0, 0), (0, 0, 0), 0.0).tolist() == [1, 0, 0, 0, 0, 0, 1]  # clipped, closed
