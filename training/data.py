@@ -18,7 +18,10 @@ from dtvla.policy.layout import TokenLayout
 from dtvla.policy.prompt import prompt_ids
 
 HOLD_OUT = 20  # every 20th seed is for validation
-CONTACT = ("go down to it", "close the gripper")  # steps where centimetres decide
+# How often frames of a phase are drawn, by what the thought says comes next. Only on the way to the target
+# does the instruction decide where to go (later the object under the gripper gives it away), and at the
+# grasp centimetres decide. Without the first weight a policy picked whichever object it liked best.
+PHASE_WEIGHTS = {"move above it": 5.0, "go down to it": 2.0, "close the gripper": 2.0}
 
 
 # Rotation labels below this (in action units: 0.025 rad per step) become 0. The expert's small corrections
@@ -130,12 +133,12 @@ class Samples:
         }
         normalised = normaliser.normalise(frames.actions.astype(np.float64))
         self._action_ids = codec.encode(normalised).reshape(len(frames), layout.slots).astype(np.int64)
-        near = np.array([any(words in text for words in CONTACT) for text in frames.thoughts])
-        self._contact = near
+        ahead = [text.rsplit("Next: ", 1)[-1].rstrip(".") for text in frames.thoughts]
+        self._weights = np.array([PHASE_WEIGHTS.get(words, 1.0) for words in ahead])
 
-    def draw(self, rng: np.random.Generator, size: int, contact_weight: float) -> NDArray[np.int64]:
-        """Frame indices: uniform, but frames near contact come `contact_weight` times as often."""
-        weight = np.where(self._contact, contact_weight, 1.0)
+    def draw(self, rng: np.random.Generator, size: int, *, weighted: bool = True) -> NDArray[np.int64]:
+        """Frame indices [size], by `PHASE_WEIGHTS` or uniformly."""
+        weight = self._weights if weighted else np.ones(len(self._weights))
         edges = np.cumsum(weight / weight.sum())
         return np.minimum(np.searchsorted(edges, rng.random(size)), len(edges) - 1)
 

@@ -54,7 +54,6 @@ class Sft:
     weight_decay: float = 0.02
     clip: float = 1.0
     thought_weight: float = 2.0  # weight of a thought token against an action token (the reference: 1)
-    contact_weight: float = 2.0  # how often frames close to the grasp are drawn
     execute_steps: int = 5  # rows of a chunk that the runtime executes per decision
     seed: int = 429
     threads: int = 2
@@ -208,7 +207,7 @@ def validate(
     """Held-out figures: losses, share of thought tokens right, action L1 in normalised units."""
     model.eval()
     rng = np.random.default_rng(seed)
-    index = samples.draw(rng, size, 1.0)
+    index = samples.draw(rng, size, weighted=False)
     sums: dict[str, list[float]] = {}
     for part in np.array_split(index, max(1, size // 32)):
         out = compute_losses(model, samples.batch(part), 1.0)
@@ -334,7 +333,7 @@ def _loop(
         rng = np.random.default_rng((config.seed, step))
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = learning_rate(config, step)
-        index = samples.draw(rng, config.batch, config.contact_weight)
+        index = samples.draw(rng, config.batch)
         batch = samples.batch(index[rank::world], np.random.default_rng((config.seed, step, rank)))
         losses = compute_losses(model, batch, config.thought_weight)
         model.zero_grad(set_to_none=True)
