@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from model_export.hybrid_attention import hybrid_attention_node
-from training.model import DeepThinkVLA, GemmaLayer, rope_tables
+from training.model import DeepThinkVLA, GemmaLayer, RMSNorm, rope_tables
 
 
 class VisionGraph(nn.Module):
@@ -54,14 +54,14 @@ class DecoderGraph(nn.Module):
         new_keys, new_values = [], []
         for layer, key, value in zip(self.model.decoder.layers, keys, values, strict=True):
             assert isinstance(layer, GemmaLayer)
-            q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
+            q, k, v = layer.self_attn.project(normalise(layer.input_layernorm, x), cos, sin)
             key, value = scatter(key, k, write_index), scatter(value, v, write_index)
             out = hybrid_attention_node(q, key, value, bounds, text.head_dim**-0.5)
             x = x + layer.self_attn.merge(out)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            x = x + layer.mlp(normalise(layer.post_attention_layernorm, x))
             new_keys.append(key)
             new_values.append(value)
-        hidden = self.model.decoder.norm(x)
+        hidden = normalise(self.model.decoder.norm, x)
         embedding = self.model.decoder.embed_tokens.weight
         head = embedding[layout.action_begin : layout.action_end + 1]
         think_logits = linear(hidden.index_select(1, think_rows), embedding)
@@ -82,6 +82,13 @@ class DecoderGraph(nn.Module):
         index = torch.where(placed, order, count).unsqueeze(-1).expand(-1, -1, hidden)
         padded = pad(features, (0, 0, 0, 1))
         return torch.where(placed.unsqueeze(-1), padded.gather(1, index), text)
+
+
+def normalise(norm: RMSNorm, x: Tensor) -> Tensor:
+    """RMSNorm with a division, the form in which ONNX Runtime recognises and fuses it into one operator."""
+    f = x.float()
+    f = f / torch.sqrt(f.pow(2).mean(-1, keepdim=True) + norm.eps)
+    return (f * (1.0 + norm.weight.float())).to(x.dtype)
 
 
 def scatter(cache_BKCD: Tensor, rows_BKSD: Tensor, write_index_B: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from model_export.hybrid_attention import DOMAIN, function_body
 from training.model import DeepThinkVLA
 
 Signature = dict[str, tuple[str, ...]]
-OPSET = 24  # the first with TensorScatter
+VISION_OPSET = 20  # the first with Gelu; later ones would only narrow the runtimes that read it
+DECODER_OPSET = 24  # the first with TensorScatter
 # Signature of decoder.onnx: its dynamic dimensions by name. B batch, S rows of this pass, F image features,
 # C cache length, T and A rows to score.
 DECODER_INPUTS: Signature = {
@@ -38,7 +39,7 @@ def export_vision(model: DeepThinkVLA, path: Path) -> None:
     """Writes the vision graph: pixels [N, 3, S, S] -> features [N, T, H]."""
     size = model.config.vision.image_size
     inputs: Signature = {"pixels": ("N", "", "", "")}
-    proto = _export(VisionGraph(model), {"pixels": torch.zeros(2, 3, size, size)}, inputs)
+    proto = _export(VisionGraph(model), {"pixels": torch.zeros(2, 3, size, size)}, inputs, VISION_OPSET)
     _name(proto, inputs, {"features": ("N", "", "")})
     _save(proto, path)
 
@@ -62,20 +63,27 @@ def export_decoder(model: DeepThinkVLA, path: Path) -> None:
         "values": caches(),
     }
     per_layer = [CACHE] * text.layers
-    proto = _export(DecoderGraph(model), example, {**DECODER_INPUTS, "keys": per_layer, "values": per_layer})
+    proto = _export(
+        DecoderGraph(model),
+        example,
+        {**DECODER_INPUTS, "keys": per_layer, "values": per_layer},
+        DECODER_OPSET,
+    )
     names = [f"{kind}_{i}" for kind in ("key", "value") for i in range(text.layers)]
     _name(
         proto,
         {**DECODER_INPUTS, **dict.fromkeys(names, CACHE)},
         {**DECODER_OUTPUTS, **{f"{name}_out": CACHE for name in names}},
     )
-    proto.functions.append(function_body(OPSET))
+    proto.functions.append(function_body(DECODER_OPSET))
     if not any(entry.domain == DOMAIN for entry in proto.opset_import):
         proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     _save(proto, path)
 
 
-def _export(module: nn.Module, example: dict[str, Any], shapes: dict[str, Any]) -> onnx.ModelProto:
+def _export(
+    module: nn.Module, example: dict[str, Any], shapes: dict[str, Any], opset: int
+) -> onnx.ModelProto:
     """One torch.onnx.export; named dimensions are dynamic."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _quiet():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
@@ -83,7 +91,7 @@ def _export(module: nn.Module, example: dict[str, Any], shapes: dict[str, Any]) 
             module.eval(),
             kwargs=example,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamic_shapes={name: _dynamic(shape) for name, shape in shapes.items()},
             verbose=False,
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dtvla.policy import decoding
+from dtvla.policy.backends.lowering import needs_lowering
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.layout import NEVER, Bounds
@@ -118,3 +119,18 @@ def test_a_thought_cut_by_the_cap_is_closed_as_if_the_tags_had_been_thought(mode
         hidden = model.hidden(model.embed(ids, None), positions, hybrid_mask(*bounds, ids.shape[1]))
         expected = model.action_logits(hidden[0, start : start + layout.slots]).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_the_graph_lowered_for_older_runtimes_computes_the_same(model, random_bundle_path, monkeypatch):
+    """Python 3.10 has no ONNX Runtime with TensorScatter: there the cache is written by ScatterND."""
+    monkeypatch.setattr("dtvla.policy.backends.onnxruntime.needs_lowering", lambda version: True)
+    older = OnnxRuntimeBackend(random_bundle_path, Bundle.load(random_bundle_path).spec)
+    address = older._caches["key_1"].data_ptr()
+    assert all(result.difference < 2e-5 for result in check_parity(model, older))
+    assert older._caches["key_1"].data_ptr() == address
+    assert np.abs(older._caches["key_1"].numpy()).max() > 0  # written in place
+
+
+@pytest.mark.parametrize(("version", "older"), [("1.23.2", True), ("1.24.0", False), ("2.0.1", False)])
+def test_only_runtimes_without_tensor_scatter_get_the_lowered_graph(version, older):
+    assert needs_lowering(version) is older

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dtvla.policy.backends import Logits
+from dtvla.policy.backends.lowering import lowered, needs_lowering
 from dtvla.policy.errors import BundleError
 from dtvla.policy.layout import Bounds, TokenLayout
 from dtvla.policy.spec import PolicySpec
@@ -32,8 +33,8 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(self, folder: Path, spec: PolicySpec, threads: int | None = None) -> None:
-        self._vision = _session(folder / "vision.onnx", threads or 1)
-        self._decoder = _session(folder / "decoder.onnx", threads or 1)
+        self._vision = _session(folder / "vision.onnx", threads or 1, scatters=False)
+        self._decoder = _session(folder / "decoder.onnx", threads or 1, scatters=True)
         _check_vision(self._vision, folder / "vision.onnx", spec)
         self._hidden = _check_decoder(self._decoder, folder / "decoder.onnx", spec.layout)
         self._length = spec.cache_length
@@ -142,7 +143,7 @@ class _Step:
         return self._logits[0]
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
+def _session(path: Path, threads: int, *, scatters: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -150,7 +151,10 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     # Idle workers must not burn the core that the simulator or the controller needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=PROVIDERS)
+        graph = lowered(path) if scatters and needs_lowering(ort.__version__) else str(path)
+        return ort.InferenceSession(graph, options, providers=PROVIDERS)
+    except BundleError:
+        raise
     except Exception as error:  # onnxruntime raises many kinds
         raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
 
