@@ -115,6 +115,9 @@ def run(
         if options.record:
             _find_files(report, options)
         report.complete = not report.problems
+    except Exception as error:
+        report.problems.append(str(error) or "It was interrupted.")
+        raise
     finally:
         _write(report, options.output)
     return report

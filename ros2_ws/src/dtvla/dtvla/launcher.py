@@ -60,10 +60,10 @@ def command(node: NodeSpec, parameters: dict[str, ParameterValue]) -> list[str]:
 
 
 def environment(domain: int, logs: Path) -> dict[str, str]:
-    """The environment of the node processes: our domain, this machine only, logs where we say."""
+    """The environment of the node processes: our domain, our logs, this machine only by default."""
     return os.environ | {
         "ROS_DOMAIN_ID": str(domain),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
         "ROS_LOG_DIR": str(logs / "ros"),
         "DTVLA_LAUNCHER_PID": str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
@@ -97,6 +97,8 @@ class RunningGraph:
 
     def __enter__(self) -> RunningGraph:
         for number in _SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+                continue
             self._handlers[number] = signal.signal(number, self._on_signal)
         try:
             self._start()
@@ -131,6 +133,7 @@ class RunningGraph:
         logs = self.options.output / "log"
         logs.mkdir(parents=True, exist_ok=True)
         env = environment(self.domain, logs)
+        os.environ.update({name: env[name] for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR")})
         parameters = overrides(self.options)
         nodes = selected(self.options)
         for node in nodes:
@@ -141,9 +144,6 @@ class RunningGraph:
 
     def _end(self) -> None:
         """Ends all processes: first asks, then insists; sweeps what killed ones left in shared memory."""
-        if self._supervisor is not None:
-            self._supervisor.close()
-            self._supervisor = None
         living = [child for child in reversed(self.children) if child.process.poll() is None]
         for child in living:
             _signal_group(child.process, signal.SIGTERM)
@@ -154,6 +154,9 @@ class RunningGraph:
             except subprocess.TimeoutExpired:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
+        if self._supervisor is not None:
+            self._supervisor.close()
+            self._supervisor = None
         sweep(self._started_s)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

@@ -104,12 +104,17 @@ class GraphNode(LifecycleNode):
         try:
             self.activate()
         except Exception:
-            self._deactivate()
+            self._undo_all()
             raise
 
     def _deactivate(self) -> None:
-        if self._undo:
-            self.deactivate()
+        try:
+            if self._undo:
+                self.deactivate()
+        finally:
+            self._undo_all()
+
+    def _undo_all(self) -> None:
         while self._undo:
             self._undo.pop()()
 

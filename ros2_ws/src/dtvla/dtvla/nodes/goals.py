@@ -33,13 +33,15 @@ class GoalServer:
         self._decisions = 0
         self._deadline_ns: int | None = None
         self._world_moved = False
+        # An exception in these would leave the operator without an answer.
+        guarded_goal, guarded_cancel = node.guarded(self._on_goal), node.guarded(self._on_cancel)
         self._server = ActionServer(
             node,
             ExecuteInstruction,
             "/execute_instruction",
             execute_callback=self._execute,
-            goal_callback=self._on_goal,
-            cancel_callback=self._on_cancel,
+            goal_callback=lambda request: guarded_goal(request) or GoalResponse.REJECT,
+            cancel_callback=lambda goal: guarded_cancel(goal) or CancelResponse.ACCEPT,
         )
 
     def close(self) -> None:
