@@ -14,7 +14,8 @@ from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.layout import TokenLayout
 from dtvla.policy.spec import PolicySpec
 from model_export.bundle import export_bundle
-from training.model import DeepThinkVLA, ModelConfig
+from training.config import ModelConfig
+from training.model import DeepThinkVLA
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<image>", "<think>", "</think>", "<action>", "</action>")
 BINS = 64

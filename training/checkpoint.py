@@ -23,7 +23,8 @@ from dtvla.policy.errors import BundleError
 from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.prompt import check_tokenizer
 from dtvla.policy.spec import PolicySpec
-from training.model import DeepThinkVLA, ModelConfig
+from training.config import ModelConfig
+from training.model import DeepThinkVLA
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_FILES = ["config.json", "*.safetensors", INDEX, "tokenizer.json", "*norm_stats.json", "policy.json"]

@@ -32,8 +32,9 @@ from torch.utils.tensorboard import SummaryWriter
 from dtvla.policy.codec import ActionCodec, Normaliser
 from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.spec import PolicySpec
+from training.config import ModelConfig
 from training.data import Batch, Samples, load_frames, quantiles
-from training.model import DeepThinkVLA, ModelConfig, hybrid_mask
+from training.model import DeepThinkVLA, hybrid_mask
 from training.muon import Muon
 from training.tokenizer import train_tokenizer
 

@@ -18,7 +18,8 @@ from training.checkpoint import (
     resolve,
     save_model,
 )
-from training.model import DeepThinkVLA, ModelConfig
+from training.config import ModelConfig
+from training.model import DeepThinkVLA
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 STATS = {"q01": [-0.5] * 7, "q99": [0.5] * 7}

@@ -14,7 +14,7 @@ from dtvla.policy.prompt import (
     prompt_ids,
 )
 from model_export.sample import byte_tokenizer, random_config
-from training.model import ModelConfig
+from training.config import ModelConfig
 
 TOKENIZER = byte_tokenizer()
 LAYOUT = ModelConfig.from_hf(random_config(TOKENIZER)).layout

@@ -13,8 +13,9 @@ from dtvla.policy.codec import ActionCodec
 from dtvla.policy.layout import NEVER, SLOT, Bounds, allowed
 from training import sft
 from training.collect import save_episode
+from training.config import ModelConfig
 from training.data import DatasetError, load_frames
-from training.model import DeepThinkVLA, ModelConfig, hybrid_mask
+from training.model import DeepThinkVLA, hybrid_mask
 from training.muon import orthogonalise
 from training.tokenizer import train_tokenizer
 

@@ -14,10 +14,11 @@ from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout, allowed
 from dtvla.policy.spec import PolicySpec
 from training.cached import TorchBackend
-from training.golden.report import LOGITS, Section
+from training.golden.report import GAP, LOGITS, Section
 from training.golden.sets import Arrays, GoldenSet
 
-SPARE = 8  # cache rows beyond the longest sequence of a set
+SPARE = 16  # cache rows beyond the longest sequence of a set
+BEYOND = 4  # steps that a free run could take behind the reference's end, and must not
 
 
 def torch_backend(golden: GoldenSet) -> Backend:
@@ -50,19 +51,27 @@ def cache_length(golden: GoldenSet) -> int:
 
 def check_generation(golden: GoldenSet, name: str, backend: Backend, out: Section) -> None:
     """Prefill mask and positions, greedy thought, stop rule, logits of every step, of each sample alone."""
-    case = golden.case(name)
+    case, layout = golden.case(name), golden.layout
     prompts = case["prompt_ids"]
     real = case["prompt_attention_mask"].astype(bool) if "prompt_attention_mask" in case else prompts >= 0
     _check_prefill(case, real, out)
     for row, prompt in enumerate(_rows(prompts, real)):
-        expected = _thought_of(golden, case, row, len(prompt))
+        expected = _thought_of(case, row, len(prompt))
         features = backend.encode(_images(golden, name, row, len(prompts)))
-        cap = len(expected)
-        logits = decoding.prefill(backend, prompt, features)
-        thought = np.array(list(decoding.think(backend, golden.layout, len(prompt), logits, cap)), np.int64)
-        out.equal(f"thought ids{_of(row, prompts)}", thought, expected)
+        logits = _step_logits(backend, prompt, expected, features)
         if "cot_step_cols" in case:
-            _check_steps(golden, case, prompt, features, backend, out)
+            columns, sums = case["cot_step_cols"], case["cot_step_logsumexp"]
+            out.close("step logits", logits[:, columns], case["cot_step_logits_cols"], LOGITS)
+            out.close("step logsumexp", np.logaddexp.reduce(logits, -1), sums, LOGITS)
+        logits[:, layout.banned()] = -np.inf
+        top = np.partition(logits, -2, axis=-1)
+        gap = top[:, -1] - top[:, -2]
+        out.same_ids(f"thought ids{_of(row, prompts)}", logits.argmax(-1), expected, gap)
+        if (gap > GAP).all():  # then a free run must give the same and stop by itself
+            cap = len(expected) + (BEYOND if decoding.is_complete(expected, layout) else 0)
+            first = decoding.prefill(backend, prompt, features)
+            free = list(decoding.think(backend, layout, len(prompt), first, cap))
+            out.equal(f"thought, free run{_of(row, prompts)}", free, expected)
     if "image_features" in case:
         pixels = golden.pixels(name).numpy()
         features = case["image_features"]
@@ -153,29 +162,19 @@ def _check_prefill(case: Arrays, real: NDArray[np.bool_], out: Section) -> None:
     out.equal("prefill positions", misplaced, 0)
 
 
-def _check_steps(
-    golden: GoldenSet,
-    case: Arrays,
-    prompt: NDArray[np.int64],
-    features: NDArray[np.float32],
-    backend: Backend,
-    out: Section,
-) -> None:
-    """Raw logits of every step along the reference's thought."""
-    n, thought = len(prompt), case["cot_ids"].astype(np.int64)
+def _step_logits(
+    backend: Backend, prompt: NDArray[np.int64], thought: NDArray[np.int64], features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Raw logits [thought, V] of every step along a given thought."""
+    n = len(prompt)
     rows = [decoding.prefill(backend, prompt, features).copy()]
     for t in range(len(thought) - 1):
         bounds = Bounds(n, NEVER, n + t + 1, n + t)
         rows.append(backend.decode(thought[t : t + 1], bounds, think_rows=(0,)).think[0].copy())
-    logits = np.stack(rows)
-    out.close("step logits", logits[:, case["cot_step_cols"]], case["cot_step_logits_cols"], LOGITS)
-    out.close("step logsumexp", np.logaddexp.reduce(logits, -1), case["cot_step_logsumexp"], LOGITS)
-    logits[:, golden.layout.banned()] = -np.inf
-    top = np.partition(logits, -2, axis=-1)
-    out.same_ids("step choices", logits.argmax(-1), thought, top[:, -1] - top[:, -2])
+    return np.stack(rows)
 
 
-def _thought_of(golden: GoldenSet, case: Arrays, row: int, prompt_len: int) -> NDArray[np.int64]:
+def _thought_of(case: Arrays, row: int, prompt_len: int) -> NDArray[np.int64]:
     if "cot_ids" in case:
         return case["cot_ids"].astype(np.int64)
     real = case["attention_mask"][row].astype(bool)

@@ -11,6 +11,7 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import queue
 import time
 import traceback
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.policy.bundle import Bundle
 from dtvla.policy.runner import Policy
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.thoughts import check_thought
@@ -206,12 +208,15 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeResult]) -> None:
-    """Writes every episode and the totals as JSON."""
+    """Writes every episode, the totals, and which policy on which machine they are of, as JSON."""
     ran = [r for r in results if not r.error]
     successes = sum(r.success for r in ran)
     path.parent.mkdir(parents=True, exist_ok=True)
     summary = {
-        "options": {key: str(value) for key, value in asdict(options).items()},
+        "policy": options.policy.name,
+        "fingerprint": Bundle.load(options.policy).fingerprint,
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+        "options": {key: str(value) for key, value in asdict(options).items() if key != "policy"},
         "episodes": len(ran),
         "errors": len(results) - len(ran),
         "successes": successes,
