@@ -10,6 +10,7 @@ import torch
 from training.check_golden import check_folder
 from training.golden.report import GAP, LOGITS, Report
 from training.golden.sets import GoldenError, find_sets, load_set
+from training.golden.whole import check_action_batch, check_sft
 
 FOLDER = Path(os.environ.get("DTVLA_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 SETS = find_sets(FOLDER) if FOLDER.is_dir() else []
@@ -17,6 +18,7 @@ needs_golden = pytest.mark.skipif(not SETS, reason=f"no golden data at {FOLDER} 
 
 
 @needs_golden
+@pytest.mark.timeout(900)  # half a minute on a free core, several on a busy machine
 @pytest.mark.parametrize("backend", ["torch", "bundle"])
 @pytest.mark.parametrize("path", SETS, ids=lambda path: path.name)
 def test_every_case_agrees_with_the_reference(path, backend):
@@ -37,8 +39,12 @@ def test_a_wrong_weight_is_noticed(tmp_path):
     tensors = load_file(copy / "model.safetensors")
     tensors["language_model.model.layers.1.self_attn.o_proj.weight"][0] += 0.05
     save_file(tensors, copy / "model.safetensors")
-    failed = {row.what for row in check_folder(copy).failed}
-    assert {"action logits", "loss", "thought log-probs"} <= failed
+    report, golden = Report(), load_set(copy)
+    check_action_batch(golden, "c1_free_1img", report.of(copy.name, "c1_free_1img"))
+    check_sft(golden, "c11_sft_single", report.of(copy.name, "c11_sft_single"))
+    failed = {row.what for row in report.failed}
+    assert {"action logits", "loss", "loss per token"} <= failed
+    assert not {"mask", "positions", "sorted ids"} & failed
 
 
 @needs_golden
