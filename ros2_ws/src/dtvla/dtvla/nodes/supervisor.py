@@ -46,6 +46,7 @@ class Supervisor:
         self.reports: dict[str, DiagnosticStatus] = {}
         self.state: TaskState | None = None
         self.latencies_s: list[float] = []
+        self._counted_id = 0
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
         self.node.create_subscription(TaskState, "/task_state", self._on_state, qos.LATCHED)
         self.node.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.COMMAND)
@@ -142,5 +143,7 @@ class Supervisor:
 
     def _on_chunk(self, message: ActionChunk) -> None:
         duration = message.inference_time
-        if duration.sec or duration.nanosec:  # a hold takes no time and is no decision
+        hold = not (duration.sec or duration.nanosec)  # takes no time and is no decision
+        if not hold and message.decision_id != self._counted_id:  # it may be sent again
+            self._counted_id = message.decision_id
             self.latencies_s.append(duration.sec + duration.nanosec / 1e9)
