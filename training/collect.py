@@ -3,8 +3,12 @@
     python -m training.collect --episodes 120 --workers 2 --out data/embedded
 
 In two of three episodes smoothed noise is added to what the arm executes while the label stays what
-the expert would do from there: the learner sees how to come back. Episodes are files of their own,
-written atomically; a second run skips what is there.
+the expert would do from there: the learner sees how to come back. With `--detours` the arm first heads
+for a wrong object, and the episode ends once it is above the right one: without such frames a learner
+takes whatever is under the gripper for its target, whatever the instruction says. Episodes are files
+of their own, written atomically; a second run skips what is there.
+
+    python -m training.collect --detours --seed0 200000 --episodes 40 --every 2
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import tyro
 from rich.progress import Progress
 
 from dtvla.sim.embedded import BASKET, TASKS
-from dtvla.sim.env import MAX_STEPS, SimEnv
-from dtvla.sim.expert import Expert
+from dtvla.sim.env import MAX_STEPS, Observation, SimEnv
+from dtvla.sim.expert import Expert, Phase
 from dtvla.sim.thoughts import thought
 
 NOISE_LEVELS = (0.0, 0.08, 0.16)  # by seed; standard deviation of the noise's driving term, action units
@@ -40,10 +44,31 @@ class Collect:
     workers: int = 2
     image_size: int = 128  # pixels
     every: int = 3  # steps between two pictures: more episodes per hour, neighbours look alike anyway
+    detours: bool = False  # record ways from a wrong object to the right one
     block: int = 10  # episodes of one task before a worker turns to the next
 
 
-def record_episode(env: SimEnv, seed: int, every: int = 1) -> dict[str, np.ndarray] | None:
+DETOUR_STEPS = (8, 32)  # how long the arm heads for the wrong object
+
+
+class Detour:
+    """Heads for another object than the task's, for a number of steps drawn from the episode's seed."""
+
+    def __init__(self, env: SimEnv, rng: np.random.Generator) -> None:
+        others = [task for task in TASKS if task is not env.scene]
+        self._expert = Expert(others[rng.integers(len(others))])
+        self._steps_left = int(rng.integers(*DETOUR_STEPS))
+
+    def act(self, obs: Observation) -> np.ndarray | None:
+        """The action towards the wrong object, or None when the detour is over."""
+        self._steps_left -= 1
+        action = self._expert.act(obs)
+        return action if self._steps_left >= 0 and self._expert.phase is Phase.REACH else None
+
+
+def record_episode(
+    env: SimEnv, seed: int, every: int = 1, *, detours: bool = False
+) -> dict[str, np.ndarray] | None:
     """One episode as arrays (T steps), or None when the expert failed.
 
     actions float32 [T, 7] (the expert's, in [-1, 1]); frames int32 [F] (the steps that were looked at)
@@ -57,10 +82,16 @@ def record_episode(env: SimEnv, seed: int, every: int = 1) -> dict[str, np.ndarr
     obs = env.reset(seed)
     expert = Expert(env.scene)
     expert.reset(obs)
+    detour = Detour(env, rng) if detours else None
     images, frames, actions, thoughts, truth = [], [], [], [], []
     noise = np.zeros(6)
     for step in range(MAX_STEPS["embedded"]):
         action = expert.act(obs)
+        wrong = detour.act(obs) if detour is not None else None
+        if wrong is None and detours:
+            detour = None
+            if expert.phase is not Phase.REACH:
+                break
         actions.append(action)
         if obs.images:
             frames.append(step)
@@ -68,12 +99,12 @@ def record_episode(env: SimEnv, seed: int, every: int = 1) -> dict[str, np.ndarr
             thoughts.append(thought(expert, obs))
             truth.append(np.stack([obs.ee_position, expert.grasp_point(obs), obs.objects[f"{BASKET}_1"]]))
         noise = NOISE_MEMORY * noise + rng.normal(size=6) * scale
-        executed = action.copy()
-        executed[:6] = np.clip(action[:6] + noise, -1, 1)
+        executed = action.copy() if wrong is None else wrong
+        executed[:6] = np.clip(executed[:6] + noise, -1, 1)
         obs = env.step(executed, look=(step + 1) % every == 0)
         if obs.success:
             break
-    if not obs.success:
+    if not obs.success and (not detours or expert.phase is Phase.REACH):
         return None
     return {
         "frames": np.array(frames, np.int32),
@@ -109,7 +140,7 @@ def _worker(
         for seed in missing:
             if not _parent_lives():
                 return
-            arrays = record_episode(env, seed, config.every)
+            arrays = record_episode(env, seed, config.every, detours=config.detours)
             if arrays is not None:
                 save_episode(paths[seed], arrays)
             done.put((paths[seed].name, arrays is not None))

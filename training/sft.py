@@ -125,8 +125,7 @@ def initialise(model: DeepThinkVLA, seed: int) -> None:
 def make_optimisers(config: Sft, model: DeepThinkVLA) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of both towers, AdamW for embeddings, convolutions, norms and biases.
 
-    From scratch on little data Muon needs about half of AdamW's steps; fine-tuning a published
-    checkpoint follows the reference and uses AdamW alone (a later option).
+    Muon is for training from scratch; the reference fine-tunes its checkpoint with AdamW alone.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

@@ -11,6 +11,7 @@ from dtvla.sim.embedded import BASKET, TASKS
 from dtvla.sim.env import IDLE_ACTION, SimEnv, list_tasks, upright
 from dtvla.sim.expert import Expert, Phase
 from dtvla.sim.thoughts import NEXT, check_thought, describe_offset, parse_thought, thought
+from training.collect import record_episode
 
 pytestmark = pytest.mark.sim
 
@@ -32,14 +33,33 @@ def _rollout(task: int, seed: int, steps: int, noise: float, queue: multiprocess
     queue.put((obs.success, errors, env.state().tolist(), places))
 
 
-def rollout(task: int, seed: int, steps: int = 260, noise: float = 0.0):
+def in_a_process(function, *arguments):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_rollout, args=(task, seed, steps, noise, queue))
+    process = context.Process(target=function, args=(*arguments, queue))
     process.start()
     result = queue.get(timeout=240)
     process.join()
     return result
+
+
+def rollout(task: int, seed: int, steps: int = 260, noise: float = 0.0):
+    return in_a_process(_rollout, task, seed, steps, noise)
+
+
+def _detour(queue: multiprocessing.Queue) -> None:
+    env = SimEnv("embedded", 0, image_size=32)
+    queue.put(record_episode(env, 200_001, every=2, detours=True))
+
+
+def test_a_detour_ends_above_the_right_object_and_is_labelled_with_it_all_the_way():
+    """Found in training: without such episodes the learner took whatever was under the gripper."""
+    episode = in_a_process(_detour)
+    assert all("The green block is" in text and "move above it" in text for text in episode["thoughts"])
+    hand, target = episode["truth"][:, 0, :2], episode["truth"][:, 1, :2]
+    distance = np.linalg.norm(hand - target, axis=1)
+    assert distance[-1] < 0.05
+    assert distance.max() > 0.10
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)), ids=[task.name for task in TASKS])
