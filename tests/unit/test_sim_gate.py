@@ -1,0 +1,59 @@
+"""The gate: the shipped policy closes the loop as it is on record."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dtvla.policy.bundle import Bundle
+from dtvla.resources import resource
+from dtvla.sim.evaluation import EpisodeResult, EvalOptions, evaluate, wilson
+
+RECORD = Path(__file__).parents[2] / "docs/results/embedded.json"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Path:
+    return Path(resource("bundles/embedded"))
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    """What `dtvla eval --suite embedded --episodes 60 --seed0 10000` wrote of the shipped bundle."""
+    return json.loads(RECORD.read_text())
+
+
+def test_the_shipped_bundle_is_whole_small_and_says_where_it_comes_from(shipped: Path) -> None:
+    bundle = Bundle.load(shipped)
+    assert sum(file.stat().st_size for file in shipped.iterdir()) < 20e6
+    assert {"code", "run", "dataset"} <= set(bundle.spec.provenance)
+
+
+def test_the_recorded_result_is_of_the_very_bundle_that_ships(shipped: Path, record: dict[str, Any]) -> None:
+    assert record["fingerprint"] == Bundle.load(shipped).fingerprint
+    assert record["episodes"] == len(record["results"]) == 60
+    assert record["errors"] == 0
+    assert min(result["seed"] for result in record["results"]) == 10_000
+
+
+@pytest.mark.sim
+def test_the_shipped_policy_solves_again_what_it_solved(shipped: Path, record: dict[str, Any]) -> None:
+    """One recorded success per task, in closed loop. One may differ: another processor rounds otherwise."""
+    solved = {r["task"]: r["seed"] for r in record["results"] if r["success"]}
+    options = [EvalOptions(shipped, episodes=1, seed0=seed, tasks=(task,)) for task, seed in solved.items()]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # one environment per process
+        results: list[EpisodeResult] = [pool.apply(evaluate, (one,))[0] for one in options]
+    assert not [r.error for r in results if r.error]
+    assert sum(r.success for r in results) >= max(1, len(solved) - 1), [r.task_name for r in results]
+    assert all(r.phase_stated > 0.9 for r in results), "thoughts are not in the form that can be checked"
+
+
+def test_wilson_intervals_hold_the_rate_and_stay_between_0_and_1() -> None:
+    for wins, trials in [(0, 3), (3, 3), (42, 60), (1, 1000)]:
+        low, high = wilson(wins, trials)
+        assert 0 <= low <= wins / trials <= high <= 1
+    assert wilson(0, 0) == (0.0, 1.0)
