@@ -24,11 +24,13 @@ def stem_of(name: str) -> str | None:
     return found[1] if found else None
 
 
-def stems_in_use(proc: Path = Path("/proc"), shm: Path = SHM) -> set[str]:
-    """The stems of all files below `shm` that a living process has mapped or open."""
+def stems_in_use(proc: Path = Path("/proc"), shm: Path = SHM, *, excluding: int | None = None) -> set[str]:
+    """The stems of all files below `shm` that a living process (but the one named) has mapped or open."""
     used: set[str] = set()
     pattern = re.compile(re.escape(str(shm)) + r"/(\S+)")
     for process in proc.glob("[0-9]*"):
+        if process.name == str(excluding):
+            continue
         for text in _texts(process):
             used.update(stem for name in pattern.findall(text) if (stem := stem_of(name)))
     return used
@@ -56,7 +58,9 @@ def sweep(since_s: float, until_s: float = math.inf, *, shm: Path = SHM) -> list
         stem = stem_of(path.name)
         if stem is not None:
             groups.setdefault(stem, []).append(path)
-    used = stems_in_use(shm=shm)
+    # This process does not count: it keeps what it has mapped of a dead peer after its own node is gone,
+    # and what it still uses itself is locked.
+    used = stems_in_use(shm=shm, excluding=os.getpid())
     gone = []
     for stem, paths in groups.items():
         if stem in used or not _all_ours(paths, since_s, until_s) or _locked(shm / f"{stem}_el"):

@@ -166,9 +166,10 @@ class PolicyNode(GraphNode):
         self._look = look
         if self._worker.busy or look.stamp_ns == self._done_ns:
             return
-        if repeated and self._chunk is not None:
+        due = self._cadence.due(look.stamp_ns)  # also when its first showing met a busy worker
+        if repeated and not due and self._chunk is not None:
             self._chunks.publish(self._chunk)
-        elif repeated or self._cadence.due(look.stamp_ns):
+        elif repeated or due:
             fresh = self._cadence.last_ns is None
             self._cadence.last_ns = look.stamp_ns
             self._decisions += 1
