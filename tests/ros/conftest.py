@@ -22,3 +22,10 @@ def probe(probe_and_domain: tuple[Probe, int]) -> Probe:
 @pytest.fixture(scope="module")
 def domain(probe_and_domain: tuple[Probe, int]) -> int:
     return probe_and_domain[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One more try for tests over DDS on a crowded machine; pytest's last lines name each rerun."""
+    for item in items:
+        if "tests/ros/" in item.path.as_posix():
+            item.add_marker(pytest.mark.flaky(reruns=1))

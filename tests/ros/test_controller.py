@@ -160,9 +160,7 @@ def test_in_lockstep_a_tick_waits_for_its_chunk(tmp_path: Path) -> None:
         bench = Bench(probe, process)
 
         def waits() -> bool:
-            bench.poses.publish(
-                pose(bench.stamp(0))
-            )  # again and again: a pose is best effort, one may be lost
+            bench.poses.publish(pose(bench.stamp(0)))  # best effort: one may be lost
             return probe.figure("controller_node", "state") == "waiting for the first chunk"
 
         probe.expect(waits, "it does not wait")
