@@ -4,8 +4,8 @@
 
 In two of three episodes smoothed noise is added to what the arm executes while the label stays what
 the expert would do from there: the learner sees how to come back. With `--detours` the arm first heads
-for a wrong object, and the episode ends once it is above the right one: without such frames a learner
-takes whatever is under the gripper for its target, whatever the instruction says. Episodes are files
+for a wrong object, and the episode ends once it is above the right one: in other episodes whatever is
+under the gripper is the target, so the instruction can be ignored from there on. Episodes are files
 of their own, written atomically; a second run skips what is there.
 
     python -m training.collect --detours --seed0 200000 --episodes 40 --every 2

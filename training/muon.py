@@ -1,7 +1,7 @@
 """Muon in float32: momentum whose update is orthogonalised, for the matrices of a network.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic emulates: a
-step of the small model then takes four times as long. Method: K. Jordan et al., "Muon: an optimizer
+`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic has to emulate.
+Method: K. Jordan et al., "Muon: an optimizer
 for hidden layers in neural networks" (2024); scale of the update after Liu et al., arXiv 2502.16982.
 """
 

@@ -39,7 +39,7 @@ from training.muon import Muon
 from training.tokenizer import train_tokenizer
 
 BINS = 256
-SMALL_PREFIX = "Think, then act. "  # the published prefix costs the small policy a seventh of its compute
+SMALL_PREFIX = "Think, then act. "  # shorter than the published one: fewer tokens in every sequence
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def _detour(queue: multiprocessing.Queue) -> None:
 
 
 def test_a_detour_ends_above_the_right_object_and_is_labelled_with_it_all_the_way():
-    """Found in training: without such episodes the learner took whatever was under the gripper."""
+    """In other episodes whatever is under the gripper is the target."""
     episode = in_a_process(_detour)
     assert all("The green block is" in text and "move above it" in text for text in episode["thoughts"])
     hand, target = episode["truth"][:, 0, :2], episode["truth"][:, 1, :2]
