@@ -72,7 +72,3 @@ class Cadence:
             return True
         waited = stamp_ns - self.last_ns
         return 2 * waited >= 2 * self.interval_ns - self.period_ns or waited - self.interval_ns > JUMP_NS
-
-    def repeated(self, stamp_ns: int) -> bool:
-        """Whether a look at `stamp_ns` shows that the world waits for the decision already taken."""
-        return stamp_ns == self.last_ns
