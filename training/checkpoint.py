@@ -21,7 +21,7 @@ from torch import Tensor
 from dtvla.policy.codec import Normaliser
 from dtvla.policy.errors import BundleError
 from dtvla.policy.images import Camera, ImageSpec
-from dtvla.policy.prompt import check_tokenizer
+from dtvla.policy.prompt import load_tokenizer
 from dtvla.policy.spec import PolicySpec
 from training.config import ModelConfig
 from training.model import DeepThinkVLA
@@ -280,12 +280,8 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
     if not path.is_file():
         raise CheckpointError(f"{path} is missing from the checkpoint.")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path} is not a tokenizer file: {error}") from None
-    try:
-        check_tokenizer(tokenizer, config.layout)
+        tokenizer = load_tokenizer(path, config.layout)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}.") from None
+        raise CheckpointError(str(error)) from None
     spec = read_spec(folder, config)
     return Policy(load_model(folder, dtype), spec, tokenizer)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import track
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.images import resize
 from dtvla.policy.layout import TokenLayout
 from dtvla.policy.prompt import prompt_ids
 
@@ -90,14 +90,12 @@ def load_frames(folder: Path, image_size: int, horizon: int, *, held_out: bool) 
 
 
 def shrink(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Images [T, C, H, W, 3] resized to `size` exactly as the deployed policy does it (PIL, bilinear)."""
+    """Images [T, C, H, W, 3] resized to `size` by the deployed policy's own function."""
     if images.shape[2:4] == (size, size):
         return images
     small = np.empty((*images.shape[:2], size, size, 3), np.uint8)
     for index in np.ndindex(*images.shape[:2]):
-        small[index] = np.asarray(
-            Image.fromarray(images[index]).resize((size, size), Image.Resampling.BILINEAR)
-        )
+        small[index] = resize(images[index], size)
     return small
 
 

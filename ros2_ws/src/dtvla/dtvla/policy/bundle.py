@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from dtvla.policy.errors import BundleError
-from dtvla.policy.prompt import check_tokenizer
+from dtvla.policy.prompt import load_tokenizer
 from dtvla.policy.spec import FILE, Fields, PolicySpec
 
 SEAL = "sha256"  # the field of policy.json that holds its own hash
@@ -132,11 +132,6 @@ def _verify(path: Path, digest: str) -> None:
 
 def _load_tokenizer(path: Path, spec: PolicySpec) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(f"{path} is not a tokenizer file: {error}") from None
-    try:
-        check_tokenizer(tokenizer, spec.layout)
+        return load_tokenizer(path, spec.layout)
     except ValueError as error:
-        raise BundleError(f"{path}: {error}. Take both from the same checkpoint.") from None
-    return tokenizer
+        raise BundleError(str(error)) from None

@@ -58,6 +58,14 @@ def check_image(name: str, image: object, size: int) -> NDArray[np.uint8]:
     return image
 
 
+def resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] at `size` x `size`, bilinear with antialias (for training as well)."""
+    if picture.shape[:2] == (size, size):
+        return picture
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
 def preprocess(
     images: Mapping[str, NDArray[np.uint8]], cameras: tuple[Camera, ...], spec: ImageSpec
 ) -> NDArray[np.float32]:
@@ -78,10 +86,7 @@ def preprocess(
     for row, camera in zip(out, cameras, strict=True):
         pixels = check_image(camera.name, images[camera.name], spec.size)
         turned = np.rot90(pixels, camera.rotation_deg // 90)
-        picture = Image.fromarray(np.ascontiguousarray(turned))
-        if picture.size != (spec.size, spec.size):
-            picture = picture.resize((spec.size, spec.size), Image.Resampling.BILINEAR)
-        row[:] = np.asarray(picture, np.float32).transpose(2, 0, 1)
+        row[:] = resize(turned, spec.size).transpose(2, 0, 1)
     out /= 255.0
     out -= spec.mean
     out /= spec.std

@@ -7,6 +7,7 @@ comes from outside and is checked here.
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,23 @@ def prompt_ids(
     text = tokenizer.encode(f"{prefix}Task: {cleaned};\n", add_special_tokens=False).ids
     images = [layout.image] * (layout.images * layout.image_tokens)
     return np.array([*images, layout.bos, *text], np.int64)
+
+
+def load_tokenizer(path: Path, layout: TokenLayout) -> Tokenizer:
+    """Reads a tokenizer file and compares its ids with the layout's.
+
+    Raises:
+        ValueError: it is no tokenizer file, or an id differs; the sentence names the file.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{path} is not a tokenizer file: {error}") from None
+    try:
+        check_tokenizer(tokenizer, layout)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Take both from the same checkpoint.") from None
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: Tokenizer, layout: TokenLayout) -> None:
