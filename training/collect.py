@@ -1,14 +1,16 @@
-"""Records expert episodes of the embedded suite: both cameras, thought, action, instruction.
+"""Records episodes of the embedded suite with the expert's labels: cameras, thought, actions, instruction.
 
-    python -m training.collect --episodes 120 --workers 2 --out data/embedded
+    python -m training.collect --episodes 200                            # the expert drives
+    python -m training.collect --detours --episodes 100 --seed0 200000   # first towards a wrong object
+    python -m training.collect --policy BUNDLE --episodes 30 --seed0 300000 --every 5   # the learner drives
 
-In two of three episodes smoothed noise is added to what the arm executes while the label stays what
-the expert would do from there: the learner sees how to come back. With `--detours` the arm first heads
-for a wrong object, and the episode ends once it is above the right one: in other episodes whatever is
-under the gripper is the target, so the instruction can be ignored from there on. Episodes are files
-of their own, written atomically; a second run skips what is there.
-
-    python -m training.collect --detours --seed0 200000 --episodes 40 --every 2
+In two of three of the expert's episodes smoothed noise is added to what the arm executes while the label
+stays what the expert would do from there: the learner sees how to come back. With `--detours` the arm
+first heads for a wrong object, and the episode ends once it is above the right one. With `--policy` the
+learner's own actions are executed (DAgger: Ross et al. 2011). While nothing has been lifted, every picture
+also gets the labels of the suite's *other* instructions (`other_labels`): otherwise whatever is under the
+gripper is the target, and the instruction could be ignored from there on. Episodes are files of their own,
+written atomically; a second run skips what is there.
 """
 
 from __future__ import annotations
@@ -16,20 +18,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 from rich.progress import Progress
 
+from dtvla.policy.runner import Policy
 from dtvla.sim.embedded import BASKET, TASKS
-from dtvla.sim.env import MAX_STEPS, Observation, SimEnv
+from dtvla.sim.env import MAX_STEPS, POSITION_SCALE_M, Observation, SimEnv
 from dtvla.sim.expert import Expert, Phase
 from dtvla.sim.thoughts import thought
 
-NOISE_LEVELS = (0.0, 0.08, 0.16)  # by seed; standard deviation of the noise's driving term, action units
+NOISE_LEVELS = (0.0, 0.08, 0.16)  # in turn; standard deviation of the noise's driving term, action units
 NOISE_MEMORY = 0.8
 ROTATION_NOISE_SHARE = 0.25
 
@@ -45,76 +49,177 @@ class Collect:
     image_size: int = 128  # pixels
     every: int = 3  # steps between two pictures: more episodes per hour, neighbours look alike anyway
     detours: bool = False  # record ways from a wrong object to the right one
+    policy: Path | None = None  # a bundle that drives instead of the expert; all its episodes are kept
     block: int = 10  # episodes of one task before a worker turns to the next
 
 
 DETOUR_STEPS = (8, 32)  # how long the arm heads for the wrong object
+HORIZON = 10  # steps of a chunk, for the labels that are predicted and not recorded
+# How the gripper follows its command, fitted to recorded free motion (residual 0.6 mm per step): each step
+# it moves by this share of its last movement and this share of the movement asked for.
+FOLLOW_LAST, FOLLOW_ASKED = 0.548, 0.118
+ROTATION_DECAY = 0.8  # the expert takes back this share of a rotation error from one step to the next
+
+
+class Driver(Protocol):
+    """Who moves the arm while the expert only says what it would do."""
+
+    def act(self, obs: Observation, label: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The action [7] to execute, or None when the episode is to end here."""
+
+
+class NoisyExpert:
+    """Executes the label with smoothed noise, whose level the episode's seed decides."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        level = NOISE_LEVELS[seed // len(TASKS) % len(NOISE_LEVELS)]
+        self._scale = level * np.array([1, 1, 1] + [ROTATION_NOISE_SHARE] * 3)
+        self._noise = np.zeros(6)
+
+    def act(self, obs: Observation, label: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The label with this step's noise on its six motion values."""
+        self._noise = NOISE_MEMORY * self._noise + self._rng.normal(size=6) * self._scale
+        executed = label.copy()
+        executed[:6] = np.clip(executed[:6] + self._noise, -1, 1)
+        return executed
 
 
 class Detour:
-    """Heads for another object than the task's, for a number of steps drawn from the episode's seed."""
+    """Heads for another object than the task's, for a number of steps drawn from the episode's seed.
 
-    def __init__(self, env: SimEnv, rng: np.random.Generator) -> None:
+    Ends the episode when the gripper has then arrived above the right one.
+    """
+
+    def __init__(self, env: SimEnv, expert: Expert, seed: int) -> None:
+        rng = np.random.default_rng(seed)
         others = [task for task in TASKS if task is not env.scene]
-        self._expert = Expert(others[rng.integers(len(others))])
+        self._right, self._wrong = expert, Expert(others[rng.integers(len(others))])
         self._steps_left = int(rng.integers(*DETOUR_STEPS))
+        self._noisy = NoisyExpert(seed)
 
-    def act(self, obs: Observation) -> np.ndarray | None:
-        """The action towards the wrong object, or None when the detour is over."""
+    def act(self, obs: Observation, label: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The noisy action towards the wrong object, then the noisy label."""
         self._steps_left -= 1
-        action = self._expert.act(obs)
-        return action if self._steps_left >= 0 and self._expert.phase is Phase.REACH else None
+        wrong = self._wrong.act(obs)
+        if self._steps_left >= 0 and self._wrong.phase is Phase.REACH:
+            return self._noisy.act(obs, wrong)
+        self._steps_left = 0
+        return self._noisy.act(obs, label) if self._right.phase is Phase.REACH else None
+
+
+class Learner:
+    """Executes what a policy decides, as many rows of each chunk as its bundle says."""
+
+    def __init__(self, policy: Policy, instruction: str) -> None:
+        self._policy, self._instruction = policy, instruction
+        self._rows: list[NDArray[np.float64]] = []
+        policy.reset()
+
+    def act(self, obs: Observation, label: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The next row; a new decision whenever the rows are used up and there is a picture."""
+        if not self._rows and obs.images:
+            decision = self._policy.decide(obs.images, self._instruction)
+            self._rows = list(decision.raw_actions[: self._policy.bundle.spec.execute_steps])
+        return self._rows.pop(0) if self._rows else label
+
+
+def predict_chunk(
+    expert: Expert, obs: Observation, movement_m: NDArray[np.float64], action: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The next `HORIZON` actions [H, 7] of an expert that was not asked to drive, by predicted free motion.
+
+    Args:
+        expert: the expert, which has just chosen `action` on `obs`; its state is advanced.
+        obs: the observation the chunk starts at.
+        movement_m: the gripper's movement [3] during the last step, base frame.
+        action: the first action [7].
+    """
+    rows = [action]
+    turn = action[3:6]
+    while len(rows) < HORIZON:
+        movement_m = FOLLOW_LAST * movement_m + FOLLOW_ASKED * POSITION_SCALE_M * rows[-1][:3]
+        obs = replace(obs, ee_position=obs.ee_position + movement_m)
+        turn = ROTATION_DECAY * turn
+        rows.append(np.concatenate([expert.act(obs)[:3], turn, action[6:]]))
+    return np.stack(rows)
+
+
+def other_labels(
+    env: SimEnv, expert: Expert, obs: Observation, movement_m: NDArray[np.float64], home: Observation
+) -> tuple[list[str], NDArray[np.float32]]:
+    """What the experts of the other tasks would think and do on this observation.
+
+    Returns: their thoughts and chunks [2, H, 7], in the order of `TASKS`; thoughts are empty once the target
+    has been lifted, for from there on the actions depend on contacts that are not predicted.
+    """
+    thoughts, chunks = [], np.zeros((len(TASKS) - 1, HORIZON, 7), np.float32)
+    usable = expert.phase in (Phase.REACH, Phase.LOWER, Phase.GRASP)
+    for i, task in enumerate(task for task in TASKS if task is not env.scene):
+        other = Expert(task)
+        other.reset(home)
+        action = other.act(obs)
+        thoughts.append(thought(other, obs) if usable else "")
+        chunks[i] = predict_chunk(other, obs, movement_m, action)
+    return thoughts, chunks
 
 
 def record_episode(
-    env: SimEnv, seed: int, every: int = 1, *, detours: bool = False
+    env: SimEnv, seed: int, every: int = 1, *, detours: bool = False, policy: Policy | None = None
 ) -> dict[str, np.ndarray] | None:
     """One episode as arrays (T steps), or None when the expert failed.
 
     actions float32 [T, 7] (the expert's, in [-1, 1]); frames int32 [F] (the steps that were looked at)
-    and for each of them images uint8 [F, 2, H, W, 3] (agentview, wrist), thoughts str [F], truth float32
-    [F, 3, 3] (gripper, grasp point, basket; metres, base frame: for checks of the thought, never an
-    input); instruction, task, seed.
+    and for each of them images uint8 [F, 2, H, W, 3] (agentview, wrist), thoughts str [F], other_thoughts
+    str [F, 2] and other_chunks float32 [F, 2, 10, 7] (see `other_labels`), truth float32 [F, 3, 3] (gripper,
+    grasp point, basket; metres, base frame: for checks of the thought, never an input); instruction,
+    other_instructions str [2], task, seed, success.
     """
-    rng = np.random.default_rng(seed)
-    level = NOISE_LEVELS[seed % len(NOISE_LEVELS)]
-    scale = level * np.array([1, 1, 1] + [ROTATION_NOISE_SHARE] * 3)
-    obs = env.reset(seed)
+    home = obs = env.reset(seed)
     expert = Expert(env.scene)
-    expert.reset(obs)
-    detour = Detour(env, rng) if detours else None
-    images, frames, actions, thoughts, truth = [], [], [], [], []
-    noise = np.zeros(6)
+    expert.reset(home)
+    driver: Driver = NoisyExpert(seed)
+    if detours:
+        driver = Detour(env, expert, seed)
+    if policy is not None:
+        driver = Learner(policy, env.info.language)
+    rows: dict[str, list[Any]] = {
+        key: [] for key in ("frames", "images", "thoughts", "other_thoughts", "other_chunks", "truth")
+    }
+    actions = []
+    movement = np.zeros(3)
     for step in range(MAX_STEPS["embedded"]):
         action = expert.act(obs)
-        wrong = detour.act(obs) if detour is not None else None
-        if wrong is None and detours:
-            detour = None
-            if expert.phase is not Phase.REACH:
-                break
+        executed = driver.act(obs, action)
+        if executed is None:
+            break
         actions.append(action)
         if obs.images:
-            frames.append(step)
-            images.append(np.stack([obs.images["agentview"], obs.images["wrist"]]))
-            thoughts.append(thought(expert, obs))
-            truth.append(np.stack([obs.ee_position, expert.grasp_point(obs), obs.objects[f"{BASKET}_1"]]))
-        noise = NOISE_MEMORY * noise + rng.normal(size=6) * scale
-        executed = action.copy() if wrong is None else wrong
-        executed[:6] = np.clip(executed[:6] + noise, -1, 1)
+            others, chunks = other_labels(env, expert, obs, movement, home)
+            rows["frames"].append(step)
+            rows["images"].append(np.stack([obs.images["agentview"], obs.images["wrist"]]))
+            rows["thoughts"].append(thought(expert, obs))
+            rows["other_thoughts"].append(others)
+            rows["other_chunks"].append(chunks)
+            rows["truth"].append(
+                np.stack([obs.ee_position, expert.grasp_point(obs), obs.objects[f"{BASKET}_1"]])
+            )
+        before = obs.ee_position
         obs = env.step(executed, look=(step + 1) % every == 0)
+        movement = obs.ee_position - before
         if obs.success:
             break
-    if not obs.success and (not detours or expert.phase is Phase.REACH):
+    if not obs.success and policy is None and (not detours or expert.phase is Phase.REACH):
         return None
-    return {
-        "frames": np.array(frames, np.int32),
-        "images": np.stack(images),
+    kinds = {"frames": np.int32, "other_chunks": np.float32, "truth": np.float32}
+    others_said = [task.language for task in TASKS if task is not env.scene]
+    return {key: np.array(values, kinds.get(key)) for key, values in rows.items()} | {
         "actions": np.array(actions, np.float32),
-        "thoughts": np.array(thoughts),
-        "truth": np.array(truth, np.float32),
         "instruction": np.array(env.info.language),
+        "other_instructions": np.array(others_said),
         "task": np.array(env.info.name),
         "seed": np.array(seed),
+        "success": np.array(obs.success),
     }
 
 
@@ -129,6 +234,7 @@ def save_episode(path: Path, arrays: dict[str, Any]) -> None:
 def _worker(
     config: Collect, jobs: list[tuple[int, list[int]]], done: multiprocessing.Queue[tuple[str, bool]]
 ) -> None:
+    policy = None if config.policy is None else Policy.load(config.policy, threads=1)
     for task, seeds in jobs:
         paths = {seed: config.out / f"{TASKS[task].name}_{seed}.npz" for seed in seeds}
         missing = [seed for seed in seeds if not paths[seed].exists()]
@@ -140,7 +246,7 @@ def _worker(
         for seed in missing:
             if not _parent_lives():
                 return
-            arrays = record_episode(env, seed, config.every, detours=config.detours)
+            arrays = record_episode(env, seed, config.every, detours=config.detours, policy=policy)
             if arrays is not None:
                 save_episode(paths[seed], arrays)
             done.put((paths[seed].name, arrays is not None))
@@ -158,7 +264,13 @@ def main(config: Collect) -> None:
     """Records the episodes, with a progress bar; prints how many the expert failed."""
     config.out.mkdir(parents=True, exist_ok=True)
     jobs = [
-        (task, list(range(config.seed0 + start, config.seed0 + min(start + config.block, config.episodes))))
+        (
+            task,
+            [
+                config.seed0 + len(TASKS) * i + task  # another layout for every episode
+                for i in range(start, min(start + config.block, config.episodes))
+            ],
+        )
         for start in range(0, config.episodes, config.block)
         for task in range(len(TASKS))
     ]

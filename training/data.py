@@ -18,10 +18,8 @@ from dtvla.policy.layout import TokenLayout
 from dtvla.policy.prompt import prompt_ids
 
 HOLD_OUT = 20  # every 20th seed is for validation
-# How often frames of a phase are drawn, by what the thought says comes next. Only on the way to the target
-# does the instruction decide where to go (later the object under the gripper gives it away), and at the
-# grasp centimetres decide. A choice by that argument; its effect has not been measured alone.
-PHASE_WEIGHTS = {"move above it": 5.0, "go down to it": 2.0, "close the gripper": 2.0}
+# How often rows of a phase are drawn, by what the thought says comes next: at the grasp centimetres decide.
+PHASE_WEIGHTS = {"go down to it": 2.0, "close the gripper": 2.0}
 
 
 # Rotation labels below this (in action units: 0.025 rad per step) become 0. The expert's small corrections
@@ -35,10 +33,11 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Frames:
-    """All frames of a set of episodes, one row each (F frames)."""
+    """A set of episodes: F pictures, R labelled rows (one or more instructions per picture)."""
 
     images: NDArray[np.uint8]  # [F, 2, W, W, 3]
-    actions: NDArray[np.float32]  # [F, horizon, 7] raw actions from this frame on
+    picture: NDArray[np.int64]  # [R] which picture a row looks at
+    actions: NDArray[np.float32]  # [R, horizon, 7] raw actions from this picture on
     thoughts: list[str]
     instructions: list[str]
     episodes: int
@@ -71,22 +70,35 @@ def load_frames(folder: Path, image_size: int, horizon: int, *, held_out: bool) 
         raise DatasetError(
             f"{folder} holds no episodes. Record some: python -m training.collect --out {folder}"
         )
-    images, actions, thoughts, instructions = [], [], [], []
+    images, picture, actions, thoughts, instructions = [], [], [], [], []
+    count = 0
     for path in track(paths, description="reading held-out episodes" if held_out else "reading episodes"):
         with np.load(path) as episode:
             action = episode["actions"]
             if action.ndim != 2 or action.shape[1] != 7 or not np.isfinite(action).all():
                 raise DatasetError(f"{path}: actions must be finite [T, 7], found shape {action.shape}.")
-            action[:, 3:6] *= np.abs(action[:, 3:6]) >= ROTATION_DEADBAND
+            chunks = _chunks(action, episode["frames"], horizon)
             images.append(shrink(episode["images"], image_size))
-            thoughts += [str(text) for text in episode["thoughts"]]
-            frames = episode["frames"]
-            instructions += [str(episode["instruction"])] * len(frames)
-        after = np.concatenate(
-            [action, np.repeat(action[-1:], horizon, 0)]
-        )  # the chunk ends on the last action
-        actions.append(np.stack([after[t : t + horizon] for t in frames]))
-    return Frames(np.concatenate(images), np.concatenate(actions), thoughts, instructions, len(paths))
+            rows = [(np.arange(len(chunks)), chunks, episode["thoughts"], str(episode["instruction"]))]
+            for i, instruction in enumerate(episode.get("other_instructions", ())):
+                known = np.flatnonzero(episode["other_thoughts"][:, i] != "")
+                said = episode["other_thoughts"][known, i]
+                rows.append((known, episode["other_chunks"][known, i, :horizon], said, str(instruction)))
+        for frames, chunk, said, instruction in rows:
+            picture.append(count + frames)
+            actions.append(chunk)
+            thoughts += [str(text) for text in said]
+            instructions += [instruction] * len(frames)
+        count += len(images[-1])
+    every = np.concatenate(actions)
+    every[..., 3:6] *= np.abs(every[..., 3:6]) >= ROTATION_DEADBAND
+    return Frames(np.concatenate(images), np.concatenate(picture), every, thoughts, instructions, len(paths))
+
+
+def _chunks(actions: NDArray[np.float32], frames: NDArray[np.int32], horizon: int) -> NDArray[np.float32]:
+    """The recorded actions [F, horizon, 7] from each frame on; a chunk at the end repeats the last action."""
+    after = np.concatenate([actions, np.repeat(actions[-1:], horizon, 0)])
+    return np.stack([after[t : t + horizon] for t in frames])
 
 
 def shrink(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -106,7 +118,7 @@ def quantiles(actions: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArra
 
 
 class Samples:
-    """Turns frames into batches; the sample at (seed, step) never depends on anything else."""
+    """Turns rows into batches; the sample at (seed, step) never depends on anything else."""
 
     def __init__(
         self,
@@ -135,7 +147,7 @@ class Samples:
         self._weights = np.array([PHASE_WEIGHTS.get(words, 1.0) for words in ahead])
 
     def draw(self, rng: np.random.Generator, size: int, *, weighted: bool = True) -> NDArray[np.int64]:
-        """Frame indices [size], by `PHASE_WEIGHTS` or uniformly."""
+        """Row indices [size], by `PHASE_WEIGHTS` or uniformly."""
         weight = self._weights if weighted else np.ones(len(self._weights))
         edges = np.cumsum(weight / weight.sum())
         return np.minimum(np.searchsorted(edges, rng.random(size)), len(edges) - 1)
@@ -162,7 +174,7 @@ class Samples:
             ids[i, : len(row)] = row
             labels[i, : len(row)] = target
         prefix, start_, length = (torch.tensor(column) for column in zip(*bounds, strict=True))
-        pixels = torch.from_numpy(self.frames.images[index])
+        pixels = torch.from_numpy(self.frames.images[self.frames.picture[index]])
         return Batch(
             _normalise(pixels if rng is None else _augment(pixels, rng)),
             torch.from_numpy(ids),

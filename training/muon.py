@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, from the first source
@@ -33,18 +34,35 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Updates every matrix that has a gradient."""
+        """Updates every matrix that has a gradient; several processes share the orthogonalising."""
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(matrix)
-                average = state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
-                direction = orthogonalise(matrix.grad.lerp(average, group["momentum"]))
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            for matrix, direction in zip(
+                matrices, self._directions(matrices, group["momentum"]), strict=True
+            ):
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+
+    def _directions(self, matrices: list[Tensor], momentum: float) -> list[Tensor]:
+        rank, world = 0, 1
+        if distributed.is_initialized():
+            rank, world = distributed.get_rank(), distributed.get_world_size()
+        directions = []
+        for i, matrix in enumerate(matrices):
+            gradient, state = matrix.grad, self.state[matrix]
+            assert gradient is not None
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(matrix)
+            average = state["momentum"].lerp_(gradient, 1 - momentum)
+            mine = i % world == rank
+            nesterov = gradient.lerp(average, momentum)
+            directions.append(orthogonalise(nesterov) if mine else torch.zeros_like(matrix))
+        if world > 1:
+            flat = torch.cat([direction.flatten() for direction in directions])
+            distributed.all_reduce(flat)  # every matrix comes from one process, the others add zeros
+            parts = flat.split([direction.numel() for direction in directions])
+            directions = [part.view_as(d) for part, d in zip(parts, directions, strict=True)]
+        return directions
 
 
 def orthogonalise(gradient: Tensor) -> Tensor:

@@ -48,13 +48,13 @@ class Sft:
 
     data: Path = Path("data/embedded")
     out: Path = Path("runs/sft/embedded")
-    steps: int = 3000
+    steps: int = 3600
     batch: int = 32  # over all processes
-    lr: float = 1.2e-3
+    lr: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.02
     clip: float = 1.0
-    thought_weight: float = 2.0  # weight of a thought token against an action token (the reference: 1)
+    thought_weight: float = 5.0  # weight of a thought token against an action token (the reference: 1)
     execute_steps: int = 5  # rows of a chunk that the runtime executes per decision
     seed: int = 429
     threads: int = 2

@@ -11,7 +11,7 @@ import pytest
 
 from dtvla.policy.bundle import Bundle
 from dtvla.resources import resource
-from dtvla.sim.evaluation import EpisodeResult, EvalOptions, evaluate, wilson
+from dtvla.sim.evaluation import OUTCOMES, EpisodeResult, EvalOptions, evaluate, outcome, wilson
 
 RECORD = Path(__file__).parents[2] / "docs/results/embedded.json"
 
@@ -50,6 +50,21 @@ def test_the_shipped_policy_solves_again_what_it_solved(shipped: Path, record: d
     assert not [r.error for r in results if r.error]
     assert sum(r.success for r in results) >= max(1, len(solved) - 1), [r.task_name for r in results]
     assert all(r.phase_stated > 0.9 for r in results), "thoughts are not in the form that can be checked"
+
+
+@pytest.mark.parametrize(
+    ("success", "lifted", "ending"),
+    [
+        (True, ["can_1"], "solved"),
+        (True, ["cube_1", "can_1"], "solved"),
+        (False, [], "picked up nothing"),
+        (False, ["cube_1", "can_1"], "another object first"),
+        (False, ["can_1", "cube_1"], "picked it up, did not place it"),
+    ],
+)
+def test_a_failure_is_told_by_what_was_picked_up(success: bool, lifted: list[str], ending: str) -> None:
+    assert outcome(success, lifted, "can_1") == ending
+    assert ending in OUTCOMES
 
 
 def test_wilson_intervals_hold_the_rate_and_stay_between_0_and_1() -> None:

@@ -95,6 +95,22 @@ def test_a_chunk_at_the_end_of_an_episode_repeats_its_last_action(recorded):
     assert frames.episodes == 1
 
 
+def test_a_picture_labelled_for_other_instructions_gives_a_row_for_each(recorded, tmp_path):
+    with np.load(next(recorded.glob("*_1*.npz"))) as episode:
+        arrays = dict(episode)
+    count = len(arrays["frames"])
+    arrays["other_instructions"] = np.array(["Pick up the block", "Pick up the cylinder"])
+    arrays["other_thoughts"] = np.array([["The block is far.", ""]] * (count - 1) + [["", ""]])
+    arrays["other_chunks"] = np.full((count, 2, 10, 7), 0.5, np.float32)
+    save_episode(tmp_path / "can_1.npz", arrays)
+    frames = load_frames(tmp_path, 96, 10, held_out=False)
+    assert len(frames.images) == count
+    assert len(frames) == 2 * count - 1, "the empty thoughts are no labels"
+    assert frames.picture.tolist() == [*range(count), *range(count - 1)]
+    assert frames.instructions[count:] == ["Pick up the block"] * (count - 1)
+    assert (frames.actions[count:] == 0.5).all()
+
+
 def test_a_batch_supervises_thought_and_actions_and_nothing_else(recorded):
     frames = load_frames(recorded, 96, 10, held_out=False)
     tokenizer = train_tokenizer(sft.SMALL_PREFIX)

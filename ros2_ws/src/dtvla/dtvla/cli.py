@@ -193,12 +193,12 @@ def evaluate(
 
 
 def _success_table(results: list[EpisodeResult]) -> Table:
-    """Success by task and in all, with 95 % intervals."""
+    """Success by task and in all, with 95 % intervals, and how the failures ended."""
     from rich.table import Table
 
-    from dtvla.sim.evaluation import wilson
+    from dtvla.sim.evaluation import OUTCOMES, wilson
 
-    view = Table("task", "solved", "rate", "95 % interval", "thoughts within 3 cm")
+    view = Table("task", "solved", "rate", "95 % interval", "thoughts within 3 cm", *OUTCOMES[1:])
     ran = [result for result in results if not result.error]
     names = sorted({result.task_name for result in ran})
     for name, group in [*((n, [r for r in ran if r.task_name == n]) for n in names), ("all", ran)]:
@@ -211,6 +211,7 @@ def _success_table(results: list[EpisodeResult]) -> Table:
                 f"{hits / len(group):.0%}",
                 f"{low:.0%} to {high:.0%}",
                 f"{near:.0%}",
+                *(str(sum(result.outcome == end for result in group)) for end in OUTCOMES[1:]),
             )
             view.add_row(name, *counts, end_section=name == (names or ["all"])[-1])
     return view

@@ -28,6 +28,9 @@ from dtvla.policy.runner import Policy
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.thoughts import check_thought
 
+OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
+LIFTED_M = 0.04  # an object this far above where it lay was picked up, not pushed
+
 
 @dataclass(frozen=True)
 class EvalOptions:
@@ -57,6 +60,7 @@ class EpisodeResult:
     target_within_3cm: float  # share of thoughts that place what they name within 3 cm of the truth
     phase_stated: float  # share of thoughts in the form that can be checked
     thoughts: tuple[str, ...]
+    outcome: str = ""  # how it ended, one of `OUTCOMES`
     error: str = ""
 
 
@@ -72,6 +76,8 @@ def run_episode(env: SimEnv, policy: Decider, seed: int, execute_steps: int) -> 
     """Runs one episode of the environment's task."""
     policy.reset()
     obs = env.reset(seed)
+    rest = {name: position[2] for name, position in obs.objects.items()}
+    lifted: dict[str, None] = {}
     thoughts: list[str] = []
     latencies, near, stated = [], [], []
     while obs.step < env.info.max_steps and not obs.success:
@@ -85,6 +91,7 @@ def run_episode(env: SimEnv, policy: Decider, seed: int, execute_steps: int) -> 
         for row, action in enumerate(decision.raw_actions[:execute_steps]):
             last = row == execute_steps - 1
             obs = env.step(action, look=last)
+            lifted |= {n: None for n, position in obs.objects.items() if position[2] > rest[n] + LIFTED_M}
             if obs.success or obs.step >= env.info.max_steps:
                 break
     return EpisodeResult(
@@ -98,7 +105,23 @@ def run_episode(env: SimEnv, policy: Decider, seed: int, execute_steps: int) -> 
         target_within_3cm=float(np.mean(near)),
         phase_stated=float(np.mean(stated)),
         thoughts=tuple(thoughts),
+        outcome=outcome(obs.success, list(lifted), env.scene.target),
     )
+
+
+def outcome(success: bool, lifted: Sequence[str], target: str) -> str:
+    """How an episode ended, one of `OUTCOMES`.
+
+    Args:
+        success: the task's own check.
+        lifted: the objects that were picked up, in the order in which they first were.
+        target: the object that the task asks for.
+    """
+    if success:
+        return OUTCOMES[0]
+    if not lifted:
+        return OUTCOMES[1]
+    return OUTCOMES[2] if lifted[0] != target else OUTCOMES[3]
 
 
 def plan(options: EvalOptions) -> list[tuple[int, int]]:
@@ -194,7 +217,7 @@ def _episodes(options: EvalOptions, pairs: list[tuple[int, int]]) -> Any:
 
 
 def _failed(task: int, seed: int, error: str) -> EpisodeResult:
-    return EpisodeResult(task, str(task), seed, False, 0, 0, math.nan, math.nan, math.nan, (), error)
+    return EpisodeResult(task, str(task), seed, False, 0, 0, math.nan, math.nan, math.nan, (), error=error)
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:

@@ -84,6 +84,8 @@ class Expert:
         holding = self.holds(obs)
         if phase in (Phase.LIFT, Phase.CARRY, Phase.PLACE) and not holding:
             return Phase.REACH  # dropped it: start again
+        if phase in (Phase.REACH, Phase.LOWER) and holding:
+            return Phase.LIFT  # somebody else drove, and closed the gripper well
         over = np.linalg.norm((self._basket(obs) - hand)[:2])
         match phase:
             case Phase.REACH:
