@@ -79,6 +79,10 @@ class TorchBackend:
         """How many positions the cache holds."""
         return self._decoder.length
 
+    def sibling(self) -> TorchBackend:
+        """See `Backend.sibling`."""
+        return TorchBackend(self._model, self._decoder.length)
+
     def clear(self) -> None:
         """Zeroes the cache."""
         self._decoder.clear()

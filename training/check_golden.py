@@ -19,7 +19,6 @@ import tyro
 from rich.console import Console
 
 from dtvla.policy.backends import Backend
-from training.checkpoint import CheckpointError
 from training.golden.arithmetic import check_codec, check_rl_arithmetic
 from training.golden.report import Report, Section
 from training.golden.sets import GoldenError, GoldenSet, find_sets, load_set
@@ -43,18 +42,20 @@ class CheckGolden:
 
 
 def check_folder(folder: Path, backend: str = "torch") -> Report:
-    """All comparisons of all sets in a folder.
+    """All comparisons of all sets in a folder; a set that cannot be read is a miss, the others go on.
 
     Raises:
-        GoldenError, CheckpointError: the folder holds no readable set.
+        GoldenError: the folder holds no set.
     """
     report = Report()
     for path in find_sets(folder):
-        golden = load_set(path)
-        if backend == "torch":
-            _check_torch(golden, report)
-        else:
-            with tempfile.TemporaryDirectory() as scratch:
+        with _Guarded(report.of(path.name, "set")), tempfile.TemporaryDirectory() as scratch:
+            golden = load_set(path)
+            for contradiction in golden.contradictions():
+                report.of(golden.name, "golden.npz").miss(contradiction)
+            if backend == "torch":
+                _check_torch(golden, report)
+            else:
                 _check_bundle(golden, bundle_backend(golden, Path(scratch)), report)
     return report
 
@@ -109,12 +110,13 @@ def _check_bundle(golden: GoldenSet, backend: Backend, report: Report) -> None:
 
 
 def _is_single(golden: GoldenSet, name: str) -> bool:
-    """One sample: what a robot runs."""
-    return len(golden.case(name)["input_cot_ids"]) == 1
+    """One sample without pads before its prompt: what a robot runs."""
+    mask = golden.case(name)["attention_mask"]
+    return len(mask) == 1 and bool(mask.all())
 
 
 class _Guarded:
-    """Turns a missing array into a miss of the case, so that the other cases are still checked."""
+    """Turns what a set of another form runs into into a miss, so that the other cases are still checked."""
 
     def __init__(self, out: Section) -> None:
         self._out = out
@@ -123,10 +125,11 @@ class _Guarded:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, (GoldenError, ValueError)):
-            self._out.miss(f"not comparable: {error}")
-            return True
-        return False
+        if not isinstance(error, Exception):
+            return False  # Ctrl-C
+        kind_of = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        self._out.miss(f"not comparable: {kind_of}{error}")
+        return True
 
 
 def main(config: CheckGolden) -> int:
@@ -135,7 +138,7 @@ def main(config: CheckGolden) -> int:
     try:
         with console.status("comparing"):
             report = check_folder(config.folder, config.backend)
-    except (GoldenError, CheckpointError) as error:
+    except GoldenError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 2
     console.print(report.table())

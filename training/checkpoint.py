@@ -28,6 +28,7 @@ from training.model import DeepThinkVLA
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_FILES = ["config.json", "*.safetensors", INDEX, "tokenizer.json", "*norm_stats.json", "policy.json"]
+FAMILY, SECTIONS = "paligemma", ("text_config", "vision_config")
 ACTIVATION = "gelu_pytorch_tanh"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")  # tied, so usually not stored
@@ -88,6 +89,8 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing from the checkpoint.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(data, dict):
@@ -103,29 +106,41 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path = folder / "config.json"
     raw = read_json(path)
-    for field, unsupported in (
-        ("text_config.attention_bias", True),
-        ("vision_config.vision_use_head", True),
-        ("tie_word_embeddings", False),
-    ):
-        section, _, key = field.rpartition(".")
-        if (raw.get(section, {}) if section else raw).get(key) == unsupported:
-            raise CheckpointError(f"{path}: {field} is {unsupported}; this family has it the other way.")
-    for section in ("text_config", "vision_config"):
-        config = raw.get(section, {})
-        activation = config.get("hidden_activation") or config.get("hidden_act") or ACTIVATION
-        legacy = section == "text_config" and activation == "gelu"  # Gemma's configs say gelu and mean tanh
-        if activation != ACTIVATION and not legacy:
-            raise CheckpointError(
-                f"{path}: {section} has the activation {activation!r}; this family has {ACTIVATION}."
-            )
-    rope = raw.get("text_config", {}).get("rope_parameters") or {}  # its place since transformers 5
-    if "rope_theta" in rope:
-        raw["text_config"].setdefault("rope_theta", rope["rope_theta"])
     try:
+        if raw.get("model_type") == FAMILY:
+            _refuse_variants(raw)
         return ModelConfig.from_hf(raw)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _refuse_variants(raw: dict[str, Any]) -> None:
+    """Raises ValueError for what a config of this family can ask for and this code does not compute."""
+    for section in SECTIONS:
+        if not isinstance(raw.get(section, {}), dict):
+            raise ValueError(f"{section} must hold a JSON object, not {raw[section]!r}.")
+    text, vision = (raw.get(section, {}) for section in SECTIONS)
+    rope = text.get("rope_parameters") or {}  # the place of both since transformers 5
+    if "rope_theta" in rope:
+        text.setdefault("rope_theta", rope["rope_theta"])
+    scaling = text.get("rope_scaling") or {}
+    for field, found, ours in (
+        ("text_config.model_type", text.get("model_type"), "gemma"),  # PaliGemma 2 has gemma2
+        ("vision_config.model_type", vision.get("model_type"), "siglip_vision_model"),
+        ("text_config.attention_bias", text.get("attention_bias"), False),
+        ("text_config.rope_parameters.rope_type", rope.get("rope_type"), "default"),
+        ("text_config.rope_scaling", scaling.get("rope_type") or scaling.get("type"), "default"),
+        ("vision_config.vision_use_head", vision.get("vision_use_head"), False),
+        ("vision_config.num_channels", vision.get("num_channels"), 3),
+        ("tie_word_embeddings", raw.get("tie_word_embeddings"), True),
+    ):
+        if found is not None and found != ours:
+            raise ValueError(f"{field} is {found!r}; this family has {ours!r}.")
+    for section, config in zip(SECTIONS, (text, vision), strict=True):
+        activation = config.get("hidden_activation") or config.get("hidden_act") or ACTIVATION
+        legacy = section == "text_config" and activation == "gelu"  # Gemma's configs say gelu and mean tanh
+        if activation != ACTIVATION and not legacy:
+            raise ValueError(f"{section} has the activation {activation!r}; this family has {ACTIVATION}.")
 
 
 def canonical_name(name: str) -> str:
@@ -149,8 +164,12 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
                     name = canonical_name(stored)
                     if name in tensors:
                         raise CheckpointError(f"{path}: the tensor {name} is stored twice.")
-                    if not name.endswith(BUFFERS):
-                        tensors[name] = file.get_tensor(stored).to(dtype)
+                    if name.endswith(BUFFERS):
+                        continue
+                    tensor = file.get_tensor(stored)
+                    if not tensor.is_floating_point():
+                        raise CheckpointError(f"{path}: the tensor {name} holds {tensor.dtype}, not weights.")
+                    tensors[name] = tensor.to(dtype)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from None
     for head in HEADS:
@@ -252,11 +271,16 @@ def read_spec(folder: Path, config: ModelConfig) -> PolicySpec:
     stats = read_json(stats_file).get("action")
     if not isinstance(stats, dict):
         raise CheckpointError(f"{stats_file}: the field action is missing.")
-    stats.setdefault("mask", [True] * (layout.action_dim - 1) + [False])  # all but the gripper
     try:
+        if "mask" not in stats:  # the published form
+            # The gripper passes unchanged, but nonsense there too means that the statistics are broken.
+            Normaliser.from_stats({**stats, "mask": [True] * layout.action_dim}, layout.action_dim, "action")
+            stats["mask"] = [True] * (layout.action_dim - 1) + [False]
         normaliser = Normaliser.from_stats(stats, layout.action_dim, where="action")
     except ValueError as error:
         raise CheckpointError(f"{stats_file}: {error}") from None
+    if not normaliser.mask.any():
+        raise CheckpointError(f"{stats_file}: action.mask is false for every dimension; nothing has units.")
     return PolicySpec(
         layout=layout,
         image=ImageSpec(config.vision.image_size),

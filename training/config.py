@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from dtvla.policy.layout import TokenLayout
+
+# What transformers' SiglipVisionConfig and GemmaConfig take when a config.json leaves the field out, which
+# `save_pretrained` does with every value that equals its default.
+SIGLIP_IMAGE_SIZE, GEMMA_HEAD_DIM = 224, 256
+PROMPT_END = (235289, 108)  # ";" and newline; hard-coded in the reference
+MIN_BINS = 3
 
 
 @dataclass(frozen=True)
@@ -65,53 +72,116 @@ class ModelConfig:
                 "family that DeepThinkVLA is made of. Point to a DeepThinkVLA checkpoint."
             )
         try:
-            return cls._read(raw)
+            config = cls._read(raw)
         except KeyError as missing:
             raise ValueError(
                 f"config.json lacks the field {missing}, which a DeepThinkVLA model needs."
             ) from None
+        _check(config)
+        return config
 
     @classmethod
     def _read(cls, raw: dict[str, Any]) -> ModelConfig:
-        v, t = raw["vision_config"], raw["text_config"]
+        v, t = _Section(raw, "vision_config"), _Section(raw, "text_config")
+        top = _Section({"": raw}, "")
         vision = VisionConfig(
-            image_size=v["image_size"],
-            patch_size=v["patch_size"],
-            hidden_size=v["hidden_size"],
-            intermediate_size=v["intermediate_size"],
-            layers=v["num_hidden_layers"],
-            heads=v["num_attention_heads"],
+            image_size=v.count("image_size", SIGLIP_IMAGE_SIZE),
+            patch_size=v.count("patch_size"),
+            hidden_size=v.count("hidden_size"),
+            intermediate_size=v.count("intermediate_size"),
+            layers=v.count("num_hidden_layers"),
+            heads=v.count("num_attention_heads"),
             layer_norm_eps=v.get("layer_norm_eps", 1e-6),
             stem=tuple(v.get("stem_channels", ())),
         )
         text = TextConfig(
-            vocab_size=t["vocab_size"],
-            hidden_size=t["hidden_size"],
-            intermediate_size=t["intermediate_size"],
-            layers=t["num_hidden_layers"],
-            heads=t["num_attention_heads"],
-            kv_heads=t["num_key_value_heads"],
-            head_dim=t.get("head_dim", t["hidden_size"] // t["num_attention_heads"]),
+            vocab_size=t.count("vocab_size"),
+            hidden_size=t.count("hidden_size"),
+            intermediate_size=t.count("intermediate_size"),
+            layers=t.count("num_hidden_layers"),
+            heads=t.count("num_attention_heads"),
+            kv_heads=t.count("num_key_value_heads"),
+            head_dim=t.count("head_dim", GEMMA_HEAD_DIM),
             rms_norm_eps=t.get("rms_norm_eps", 1e-6),
             rope_theta=t.get("rope_theta", 10000.0),
         )
-        begin = raw["action_token_begin_idx"]
+        token = partial(top.token, vocab_size=text.vocab_size)
+        begin = token("action_token_begin_idx")
         layout = TokenLayout(
-            vocab_size=t["vocab_size"],
-            image=raw["image_token_index"],
-            think=raw["think_start_token_index"],
-            end_think=raw["think_end_token_index"],
-            action=raw["action_start_token_index"],
-            end_action=raw["action_end_token_index"],
+            vocab_size=text.vocab_size,
+            image=token("image_token_index"),
+            think=token("think_start_token_index"),
+            end_think=token("think_end_token_index"),
+            action=token("action_start_token_index"),
+            end_action=token("action_end_token_index"),
             action_begin=begin,
-            bins=raw["action_token_end_idx"] - begin + 1,
-            prompt_end=tuple(raw.get("prompt_end_token_id", (235289, 108))),
+            bins=token("action_token_end_idx") - begin + 1,
+            prompt_end=_prompt_end(top.get("prompt_end_token_id", PROMPT_END)),
             image_tokens=vision.tokens,
-            images=raw.get("num_images", 2),
-            horizon=raw.get("action_horizon", 10),
-            action_dim=raw.get("action_dim", 7),
-            pad=raw.get("pad_token_id", 0),
-            eos=raw.get("eos_token_id", 1),
-            bos=raw.get("bos_token_id", 2),
+            images=top.count("num_images", 2),
+            horizon=top.count("action_horizon", 10),
+            action_dim=top.count("action_dim", 7),
+            pad=token("pad_token_id", 0),
+            eos=token("eos_token_id", 1),
+            bos=token("bos_token_id", 2),
         )
         return cls(vision, text, layout, raw)
+
+
+class _Section:
+    """One object of config.json, read field by field; null counts as left out."""
+
+    def __init__(self, raw: dict[str, Any], name: str) -> None:
+        self._fields, self._prefix = raw[name], f"{name}." if name else ""
+        if not isinstance(self._fields, dict):
+            raise ValueError(f"{name} must hold a JSON object, not {self._fields!r}.")
+
+    def get(self, field: str, default: Any) -> Any:
+        value = self._fields.get(field)
+        return default if value is None else value
+
+    def _integer(self, field: str, default: int | None) -> int:
+        value = self.get(field, default)
+        if value is None:
+            raise KeyError(self._prefix + field)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{self._prefix}{field} must be a whole number, not {value!r}.")
+        return value
+
+    def count(self, field: str, default: int | None = None) -> int:
+        """A size or a number of things: 1 or more."""
+        value = self._integer(field, default)
+        if value < 1:
+            raise ValueError(f"{self._prefix}{field} must be 1 or more, not {value}.")
+        return value
+
+    def token(self, field: str, default: int | None = None, *, vocab_size: int) -> int:
+        """A token id: one of the vocabulary's."""
+        value = self._integer(field, default)
+        if not 0 <= value < vocab_size:
+            raise ValueError(f"{self._prefix}{field} is {value}, but the ids are 0 to {vocab_size - 1}.")
+        return value
+
+
+def _prompt_end(value: Any) -> tuple[int, int]:
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(type(i) is int for i in value)):
+        raise ValueError(f"prompt_end_token_id must hold two token ids, not {value!r}.")
+    return value[0], value[1]
+
+
+def _check(config: ModelConfig) -> None:
+    """Relations between fields, without which a model would be built that nobody trained."""
+    vision, text, layout = config.vision, config.text, config.layout
+    for section, whole, part in (
+        ("vision_config", "hidden_size", "num_attention_heads"),
+        ("text_config", "num_attention_heads", "num_key_value_heads"),
+    ):
+        a, b = (vision.hidden_size, vision.heads) if whole == "hidden_size" else (text.heads, text.kv_heads)
+        if a % b:
+            raise ValueError(f"{section}.{whole} ({a}) must be a multiple of {part} ({b}).")
+    if text.head_dim % 2:
+        raise ValueError(f"text_config.head_dim must be even, not {text.head_dim}.")
+    if layout.bins < MIN_BINS:
+        raise ValueError(
+            f"action_token_begin_idx to action_token_end_idx are {layout.bins} ids; actions need {MIN_BINS}."
+        )

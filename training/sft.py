@@ -48,9 +48,9 @@ class Sft:
 
     data: Path = Path("data/embedded")
     out: Path = Path("runs/sft/embedded")
-    steps: int = 3600
+    steps: int = 2800
     batch: int = 32  # over all processes
-    lr: float = 1.5e-3
+    lr: float = 2e-3
     warmup: int = 100
     weight_decay: float = 0.02
     clip: float = 1.0

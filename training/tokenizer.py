@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from dtvla.sim.embedded import TASKS
 from dtvla.sim.expert import Phase
-from dtvla.sim.thoughts import NEXT
+from dtvla.sim.thoughts import NEXT, describe_order
 
 SPECIAL = ("<pad>", "<eos>", "<bos>")  # ids 0, 1, 2 as in Gemma
 TAGS = ("<image>", "<think>", "</think>", "<action>", "</action>")
@@ -25,6 +25,7 @@ def corpus(thinking_prefix: str) -> Iterator[str]:
         yield f"The {task.noun} is {offset}. Next: {NEXT[phase]}."
         yield f"The {task.noun} is in the gripper. The basket is {offset}. Next: {NEXT[phase]}."
         yield f"The {task.noun} is over the basket."
+        yield describe_order(other.noun for other in TASKS)
         yield f"{thinking_prefix}Task: {task.language.lower()};\n"
 
 

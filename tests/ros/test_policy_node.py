@@ -254,3 +254,28 @@ def test_a_bad_parameter_fails_the_configuration_with_a_sentence(
             probe.bring_up(["policy_node"])
         assert process.alive
         assert "Traceback" not in process.log.read_text()
+
+
+def test_with_thoughts_in_the_background_a_chunk_says_how_old_its_thought_is(
+    tmp_path: Path, random_bundle_path: Path
+) -> None:
+    parameters = {"bundle": str(random_bundle_path), "max_thought_age_s": 2.0}
+    with (
+        probe_domain() as (probe, domain),
+        active("policy_node", probe, domain, tmp_path, **parameters) as process,
+    ):
+        stage = Stage(probe, process)
+        stage.instruct(INSTRUCTION)
+
+        def age_s(chunk: ActionChunk) -> float:
+            return (to_ns(chunk.header.stamp) - to_ns(chunk.thought_stamp)) / 1e9
+
+        assert age_s(stage.decide()) == 0.0, "the first decision thinks itself"
+        later = stage.decide()
+        assert age_s(later) == pytest.approx(1.0), "the thought about the look before, a second ago"
+        assert later.thought
+        stage.now_ns += 100 * PERIOD_NS
+        assert age_s(stage.decide()) == 0.0, "no thought is young enough: the decision thinks itself"
+        stage.instruct("Open the drawer")
+        chunk = stage.decide()
+        assert (chunk.instruction, age_s(chunk)) == ("Open the drawer", 0.0)

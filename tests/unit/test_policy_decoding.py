@@ -11,7 +11,7 @@ from dtvla.policy.backends import Logits
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import DECODINGS
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
-from dtvla.policy.runner import Policy
+from dtvla.policy.runner import DecisionOptions, Policy
 
 LAYOUT = TokenLayout(
     vocab_size=300, image=3, think=4, end_think=5, action=6, end_action=7,
@@ -133,7 +133,7 @@ def images():
 
 @pytest.mark.parametrize("variant", DECODINGS)
 def test_every_decoding_variant_decides(random_bundle_path: Path, images, variant):
-    policy = Policy.load(random_bundle_path, decoding=variant)
+    policy = Policy.load(random_bundle_path, options=DecisionOptions(decoding=variant))
     decision = policy.decide(images, "pick up the can")
     policy.reset()
     again = policy.decide(images, "pick up the can")
@@ -154,13 +154,16 @@ def test_without_thought_the_prompt_loses_its_thinking_prefix(random_bundle_path
     spec = dataclasses.replace(bundle.spec, prompt_prefix="Think first. ")
     bundle = dataclasses.replace(bundle, spec=spec)
     backend = OnnxRuntimeBackend(bundle.path, spec)
-    lengths = {name: len(Policy(bundle, backend, name)._prompt("pick")) for name in ("masked", "none")}
+    lengths = {
+        name: len(Policy(bundle, backend, DecisionOptions(decoding=name))._prompt("pick"))
+        for name in ("masked", "none")
+    }
     assert lengths["masked"] - lengths["none"] == len("Think first. ")
 
 
 def test_an_unknown_decoding_is_refused(random_bundle_path: Path):
     with pytest.raises(ValueError, match="Unknown decoding 'fast'"):
-        Policy.load(random_bundle_path, decoding="fast")
+        DecisionOptions(decoding="fast")
 
 
 def test_a_pad_that_was_thought_stays_in_its_place():

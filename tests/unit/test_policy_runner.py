@@ -41,13 +41,15 @@ def test_the_same_input_gives_the_same_decision_whatever_came_before(policy, ima
 
 
 def test_the_thought_is_told_while_it_grows(policy, images):
+    policy.reset()
     told = []
-    decision = policy.decide(images, INSTRUCTION, on_text=lambda text, tokens: told.append((text, tokens)))
+    decision = policy.decide(images, INSTRUCTION, on_text=lambda text, tokens, _: told.append((text, tokens)))
     assert [tokens for _, tokens in told] == list(range(1, decision.tokens + 1))
     assert told[-1][0] == decision.thought
 
 
 def test_thinking_can_be_stopped_between_two_tokens(policy, images):
+    policy.reset()
     told = []
     with pytest.raises(DecisionStopped):
         policy.decide(

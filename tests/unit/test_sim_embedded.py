@@ -108,7 +108,7 @@ def _learner_drives(queue: multiprocessing.Queue) -> None:
 def test_when_the_learner_drives_every_picture_still_gets_the_experts_label():
     episode = in_a_process(_learner_drives)
     assert len(episode["thoughts"]) == len(episode["frames"]) > 5
-    assert all(text.startswith("The can is") for text in episode["thoughts"])
+    assert all("The can is" in text for text in episode["thoughts"])
     assert np.isfinite(episode["actions"]).all()
 
 

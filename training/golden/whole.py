@@ -9,7 +9,7 @@ from torch import Tensor
 from dtvla.policy.layout import SLOT, TokenLayout
 from training import passes
 from training.golden.report import GRADIENT, LOGITS, LOSS, Section
-from training.golden.sets import Arrays, GoldenSet
+from training.golden.sets import Arrays, GoldenSet, visible
 from training.golden.thinking import check_actions
 from training.passes import Sequences
 
@@ -50,10 +50,7 @@ def check_action_batch(golden: GoldenSet, name: str, out: Section) -> None:
 def check_rl(golden: GoldenSet, name: str, out: Section) -> None:
     """Log-probabilities and entropies of thoughts and actions."""
     case, layout, model = golden.case(name), golden.layout, golden.model
-    # c9 is stated without temperatures; the golden files use one pair throughout.
-    temperatures = case if "cot_temperature" in case else golden.case("c8_rl")
-    t_thought = float(temperatures["cot_temperature"])
-    t_action = float(temperatures["action_temperature"])
+    t_thought, t_action = golden.temperatures(name)
     ids, count = case.ids("input_ids"), int(case["cot_length"])
     real = case.ids("attention_mask") if "attention_mask" in case else None
     sequences = passes.with_action_block(ids, layout, real)
@@ -91,6 +88,8 @@ def check_sft(golden: GoldenSet, name: str, out: Section) -> None:
     prompt = ((case.ids("token_type_ids") == 0) & real).sum(1)
     sequences = passes.supervised(ids, labels, prompt, layout)
     out.equal("length", sequences.length, real.sum(1))
+    suffix = (torch.arange(ids.shape[1]) >= prompt[:, None]) & real
+    out.equal("token types", suffix.long(), case.ids("token_type_ids"))
     _check_mask(case, sequences, out)
     pixels = golden.pixels(name)
     model.zero_grad()
@@ -115,7 +114,7 @@ def check_sft(golden: GoldenSet, name: str, out: Section) -> None:
 
 def _check_mask(case: Arrays, sequences: Sequences, out: Section) -> None:
     if "lm_mask_additive" in case:
-        out.equal("mask", sequences.mask(reference_pads=True), case["lm_mask_additive"] == 0)
+        out.equal("mask", sequences.mask(reference_pads=True), visible(case["lm_mask_additive"]))
     out.equal("positions", sequences.positions(), case["lm_position_ids"])
 
 

@@ -24,11 +24,12 @@ from rich.table import Table
 from dtvla import domains
 from dtvla.graph import GraphOptions
 from dtvla.launcher import RunningGraph
+from dtvla.policy import runner
 
 if TYPE_CHECKING:
     from dtvla.nodes.supervisor import Supervisor
 
-PHASES = ("preprocess", "vision", "prefill", "think", "act", "total")
+PHASES = (*runner.PHASES, "total")
 TASK = 0
 IMAGE_PX = 128
 ANSWER_TIMEOUT_S = 120.0

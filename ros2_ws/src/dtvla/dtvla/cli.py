@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 if TYPE_CHECKING:
@@ -142,11 +142,12 @@ def demo(
 
 @app.command(name="eval")
 def evaluate(
-    bundle: Path | None = None,
+    bundle: Annotated[Path | None, arg(aliases=("--policy",))] = None,
     suite: str = "embedded",
     episodes: int = 60,
     seed0: int = 10_000,
     workers: int = 0,
+    thinking: Literal["plain", "drafts", "lagging"] = "drafts",
     output: Path = Path("runs/eval"),
 ) -> int:
     """Measure the policy's success in closed loop, in process (no ROS): the benchmark's protocol.
@@ -157,6 +158,8 @@ def evaluate(
         episodes: Number of episodes, dealt to the tasks in turn.
         seed0: First seed; the shipped policy has not seen those from 10000 on.
         workers: Processes to use. Default: one per processor.
+        thinking: plain writes each thought token by token; drafts tries the last thought first (faster, the
+            same words); lagging acts on the thought about the image before.
         output: Where the results go (a folder per run is made in it).
     """
     from rich.progress import Progress
@@ -169,7 +172,9 @@ def evaluate(
 
     path = Bundle.load(bundle or default_bundle()).path
     count = min(workers or os.cpu_count() or 1, episodes)
-    options = EvalOptions(policy=path, suite=suite, episodes=episodes, seed0=seed0, workers=count)
+    options = EvalOptions(
+        policy=path, suite=suite, episodes=episodes, seed0=seed0, workers=count, thinking=thinking
+    )
     solved = 0
     with Progress(console=console) as progress:
         bar = progress.add_task(f"{episodes} episodes", total=episodes)

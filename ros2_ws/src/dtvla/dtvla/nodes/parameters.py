@@ -129,6 +129,26 @@ POLICY = (
     Parameter("bundle", "", "Folder of the policy bundle; empty takes the one that ships with the package."),
     Parameter("backend", "auto", "Inference backend.", choices=("auto", "onnxruntime")),
     Parameter("threads", 0, "Inference threads; 0 lets the backend choose.", low=0, high=256),
+    Parameter("drafts", True, "Try the last thoughts as drafts of the next one: faster, the same words."),
+    Parameter(
+        "thought_tokens",
+        0,
+        "Most tokens of a thought; 0 takes the bundle's cap.",
+        "tokens",
+        low=0,
+        high=100000,
+    ),
+    Parameter(
+        "thought_s", 0.0, "After so long a decision closes its thought and acts; 0: never.", "s", 0.0, 600.0
+    ),
+    Parameter(
+        "max_thought_age_s",
+        0.0,
+        "Above 0: act on the last thought, up to so old, and think meanwhile; 0: each decision thinks first.",
+        "s",
+        0.0,
+        60.0,
+    ),
     Parameter("instruction", "", "Instruction to start with; empty waits for /instruction or a goal."),
     Parameter("max_instruction_characters", 500, "Longer instructions are refused.", "characters", 1, 100000),
     Parameter(

@@ -31,8 +31,9 @@ from dtvla.nodes.messages import chunk_message, picture_from, to_duration, to_ns
 from dtvla.nodes.parameters import POLICY, Refusal
 from dtvla.nodes.process import run
 from dtvla.nodes.worker import Discarded, Job, Worker
+from dtvla.policy.background import BackgroundThinker, Question, Thought
 from dtvla.policy.errors import DecisionStopped, PolicyInputError
-from dtvla.policy.runner import Decision, Policy
+from dtvla.policy.runner import Decision, DecisionOptions, Policy
 from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 
 WATCH_PERIOD_S = 0.1
@@ -56,7 +57,14 @@ class PolicyNode(GraphNode):
     def configure(self) -> None:
         settings = self.settings
         path = settings.text("bundle") or str(default_bundle())
-        self._policy = Policy.load(path, settings.text("backend"), settings.integer("threads") or None)
+        options = DecisionOptions(
+            drafts=settings.flag("drafts"),
+            thought_tokens=settings.integer("thought_tokens") or None,
+            thought_seconds=settings.number("thought_s") or None,
+        )
+        threads = settings.integer("threads") or None
+        self._policy = Policy.load(path, settings.text("backend"), threads, options)
+        self._max_thought_age_ns = round(settings.number("max_thought_age_s") * NS_PER_S)
         spec = self._policy.bundle.spec
         self._spec = spec
         self._frame = settings.text("base_frame")
@@ -78,6 +86,10 @@ class PolicyNode(GraphNode):
             self.create_publisher(Reasoning, "/policy/reasoning", qos.STREAM), self.destroy_publisher
         )
         self._worker = self.live(Worker(self._decide), Worker.close)
+        self._thinker: BackgroundThinker | None = None
+        if self._max_thought_age_ns:
+            thinker = BackgroundThinker(self._policy.sibling(), self._on_thinking_failed)
+            self._thinker = self.live(thinker, BackgroundThinker.close)
         # The instruction's subscription comes first: when both are ready, it is served before the images.
         self._listen(String, "/instruction", self._on_instruction, qos.LATCHED)
         self._listen(TaskState, "/task_state", self._on_task_state, qos.LATCHED)
@@ -179,14 +191,7 @@ class PolicyNode(GraphNode):
     def _decide(self, job: Job, discarded: Discarded) -> None:
         """Runs in the worker's thread; every failure becomes a sentence, and then the arm holds."""
         try:
-            if job.fresh:
-                self._policy.reset()
-            decision = self._policy.decide(
-                job.look.pictures,
-                job.instruction,
-                on_text=lambda text, tokens: self._reasoning.publish(self._thought(job, text, tokens)),
-                should_stop=discarded,
-            )
+            decision, thought_ns = self._make_decision(job, discarded)
         except DecisionStopped:
             return
         except PolicyInputError as error:
@@ -197,9 +202,41 @@ class PolicyNode(GraphNode):
             return
         with self._lock:
             if not discarded():
-                self._publish(job, decision)
+                self._publish(job, decision, thought_ns)
 
-    def _publish(self, job: Job, decision: Decision) -> None:
+    def _make_decision(self, job: Job, discarded: Discarded) -> tuple[Decision, int]:
+        """The decision and the stamp of the image that its thought is about."""
+        look, thinker = job.look, self._thinker
+        if job.fresh:
+            self._policy.reset()
+            if thinker is not None:
+                thinker.forget()
+        known = None
+        if thinker is not None:
+            known = thinker.newest(job.instruction, look.stamp_ns, self._max_thought_age_ns)
+        if known is not None:
+            decision, thought_ns = self._policy.act(look.pictures, job.instruction, known.ids), known.stamp_ns
+        else:
+            decision = self._policy.decide(
+                look.pictures,
+                job.instruction,
+                on_text=partial(self._think_aloud, job.decision_id, look.stamp_ns),
+                should_stop=discarded,
+            )
+            thought_ns = look.stamp_ns
+        if thinker is not None:
+            thinker.know(Thought(decision.thought_ids, job.instruction, thought_ns))
+            aloud = partial(self._think_aloud, job.decision_id + 1, look.stamp_ns)  # later decisions use it
+            thinker.ask(Question(look.pictures, job.instruction, look.stamp_ns, aloud))
+        return decision, thought_ns
+
+    def _on_thinking_failed(self, error: Exception) -> None:
+        self.report.problem(
+            "thinking",
+            f"A thought in the background failed: {describe(error)}. Every decision thinks itself.",
+        )
+
+    def _publish(self, job: Job, decision: Decision, thought_ns: int) -> None:
         message = chunk_message(
             self._spec,
             decision.raw_actions,
@@ -209,13 +246,20 @@ class PolicyNode(GraphNode):
         )
         message.instruction = job.instruction
         message.thought = decision.thought
+        message.thought_stamp = to_time(thought_ns)
         message.thought_truncated = decision.truncated
         message.inference_time = to_duration(decision.timings["total"])
         self._chunk = message
         self._chunks.publish(message)
-        done = self._thought(job, decision.thought, decision.tokens)
-        done.finished, done.truncated = True, decision.truncated
-        self._reasoning.publish(done)
+        self._think_aloud(
+            job.decision_id,
+            job.look.stamp_ns,
+            decision.thought,
+            decision.tokens,
+            decision.kept,
+            finished=True,
+            truncated=decision.truncated,
+        )
         self._goals.on_decision(decision.thought)
         self.report.solved("input")
         self.report.solved("inference")
@@ -223,16 +267,22 @@ class PolicyNode(GraphNode):
             decision_id=job.decision_id,
             thought=decision.thought,
             tokens=decision.tokens,
+            kept_tokens=decision.kept,
+            passes=decision.passes,
+            thought_age_ms=f"{(job.look.stamp_ns - thought_ns) / 1e6:.0f}",
             overhead_ms=f"{1000 * (time.monotonic() - job.submitted_s - decision.timings['total']):.1f}",
             **{f"{phase}_ms": f"{1000 * seconds:.1f}" for phase, seconds in decision.timings.items()},
         )
         self.report.publish()
 
-    def _thought(self, job: Job, text: str, tokens: int) -> Reasoning:
-        message = Reasoning(decision_id=job.decision_id, text=text, tokens=tokens)
-        message.header.stamp = to_time(job.look.stamp_ns)
+    def _think_aloud(
+        self, decision_id: int, stamp_ns: int, text: str, tokens: int, kept: int, **ending: bool
+    ) -> None:
+        """Publishes a thought as far as it has grown; `ending` sets `finished` and `truncated`."""
+        message = Reasoning(decision_id=decision_id, text=text, tokens=tokens, kept_tokens=kept, **ending)
+        message.header.stamp = to_time(stamp_ns)
         message.header.frame_id = self._frame
-        return message
+        self._reasoning.publish(message)
 
     def _watch(self) -> None:
         """Looks after the cameras and the goal's time."""

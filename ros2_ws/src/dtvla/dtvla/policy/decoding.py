@@ -62,6 +62,47 @@ def choose(logits: NDArray[np.float32], layout: TokenLayout) -> int:
     return best
 
 
+class Chooser:
+    """Picks words and actions from logits: the likeliest, or drawn at a temperature.
+
+    Args:
+        layout: says what may not be thought.
+        temperature: 0 is greedy; 1 draws from the model's own distribution.
+        seed: of the draws; one number is drawn per word and per action value, in their order, so that the
+            same seed gives the same decision however many words a pass has written.
+    """
+
+    def __init__(self, layout: TokenLayout, temperature: float = 0.0, seed: int = 0) -> None:
+        if not (np.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"The temperature must be a number from 0 upwards, got {temperature!r}.")
+        self._layout, self._temperature, self._seed = layout, temperature, seed
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the draws over, for a new episode."""
+        self._rng = np.random.default_rng(self._seed)
+
+    def word(self, logits: NDArray[np.float32]) -> int:
+        """An id that may be thought (see `choose`); `logits` [V] is overwritten.
+
+        Raises:
+            PolicyFault: the logits hold NaN or infinity.
+        """
+        best = choose(logits, self._layout)
+        return best if self._temperature == 0 else self._draw(logits)
+
+    def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Action columns [slots] from logits [slots, bins]."""
+        if self._temperature == 0:
+            return np.asarray(logits.argmax(-1))
+        return np.array([self._draw(row) for row in logits])
+
+    def _draw(self, logits: NDArray[np.float32]) -> int:
+        weights = np.exp((logits - logits.max()).astype(np.float64) / self._temperature)
+        edges = np.cumsum(weights)
+        return int(np.searchsorted(edges, self._rng.random() * edges[-1], side="right"))
+
+
 def require_finite(logits: NDArray[np.float32] | np.float32) -> None:
     """Refuses output that would turn into arbitrary tokens or full-speed motion.
 
@@ -160,6 +201,28 @@ def act(
     bounds = Bounds(prefix_len, start + action_row, start + len(ids), start)
     rows = range(action_row, action_row + layout.slots)
     logits = backend.decode(ids, bounds, action_rows=rows).action
+    require_finite(logits)
+    return logits
+
+
+def act_on(
+    backend: Backend,
+    layout: TokenLayout,
+    prompt: NDArray[np.int64],
+    features: NDArray[np.float32] | None,
+    thought: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """A whole decision in one pass, with a thought that is known before: logits [slots, bins].
+
+    Raises:
+        PolicyFault: the model's output is not finite.
+    """
+    tail = _tail(layout, thought, 0, close=True)
+    action_row = len(prompt) + len(tail) - 1
+    ids = np.concatenate([prompt, tail, layout.action_block()[1:]]).astype(np.int64)
+    bounds = Bounds(len(prompt), action_row, len(ids), 0)
+    rows = range(action_row, action_row + layout.slots)
+    logits = backend.decode(ids, bounds, features=features, action_rows=rows).action
     require_finite(logits)
     return logits
 

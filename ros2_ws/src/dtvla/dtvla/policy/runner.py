@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +17,54 @@ from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import (
     DECODINGS,
     RANDOM_WORDS,
+    Chooser,
     Decoding,
     act,
+    act_on,
     act_one_by_one,
     check_room,
     given_thought,
     is_complete,
-    prefill,
-    think,
 )
-from dtvla.policy.errors import PolicyFault
+from dtvla.policy.drafts import Drafts
+from dtvla.policy.errors import DecisionStopped, PolicyFault
 from dtvla.policy.images import preprocess
 from dtvla.policy.prompt import prompt_ids
+from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
-OnText = Callable[[str, int], None]
+OnText = Callable[[str, int, int], None]  # the thought so far, its tokens, how many of them were kept
+CPU_ROW_COST = 0.3  # one more row of a pass against one more pass, on the CPU (`dtvla bench` prints it)
+PHASES = ("preprocess", "vision", "prefill", "think", "act")
+_UNFINISHED_CHARACTER = "\ufffd"
+
+
+@dataclass(frozen=True)
+class DecisionOptions:
+    """How a policy decides.
+
+    Attributes:
+        decoding: one of the variants that the paper compares.
+        drafts: take the last thoughts as drafts of the next one (faster, the same words).
+        temperature: 0 takes the likeliest words and actions, above 0 draws them.
+        seed: of draws and of the words of "random" thoughts; `Policy.reset` starts them over.
+        thought_tokens: most tokens of a thought, when fewer than the bundle's cap.
+        thought_seconds: after so long a decision closes its thought and acts.
+    """
+
+    decoding: Decoding = "hybrid"
+    drafts: bool = True
+    temperature: float = 0.0
+    seed: int = 0
+    thought_tokens: int | None = None
+    thought_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"Unknown decoding {self.decoding!r}; choose one of {', '.join(DECODINGS)}.")
+        if self.thought_tokens is not None and self.thought_tokens < 1:
+            raise ValueError(f"thought_tokens is {self.thought_tokens}; a thought has at least one token.")
+        if self.thought_seconds is not None and not self.thought_seconds > 0:
+            raise ValueError(f"thought_seconds is {self.thought_seconds}; it must be above 0.")
 
 
 @dataclass(frozen=True)
@@ -39,8 +74,10 @@ class Decision:
     raw_actions: NDArray[np.float64]  # [horizon, action_dim], the benchmark's units
     thought: str  # the words between the tags
     thought_ids: NDArray[np.int64]  # with the tags
-    truncated: bool  # the cap ended the thought
+    truncated: bool  # a limit ended the thought
     timings: Mapping[str, float]  # seconds: preprocess, vision, prefill, think, act, total
+    kept: int = 0  # tokens of the thought that a draft had right
+    passes: int = 0  # of the decoder, the action pass included
 
     @property
     def tokens(self) -> int:
@@ -51,15 +88,14 @@ class Decision:
 class Policy:
     """A policy that decides; not thread-safe, it holds one key/value cache."""
 
-    def __init__(
-        self, bundle: Bundle, backend: Backend, decoding: Decoding = "hybrid", seed: int = 0
-    ) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, options: DecisionOptions | None = None) -> None:
         self.bundle = bundle
-        self.decoding = decoding
+        self.options = options or DecisionOptions()
         self._backend = backend
-        self._seed = seed
-        self._rng = np.random.default_rng(seed)
+        self._chooser = Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
+        self._drafts = Drafts()
         self._prompts: dict[str, NDArray[np.int64]] = {}
+        self.reset()
 
     @classmethod
     def load(
@@ -67,8 +103,7 @@ class Policy:
         path: str | Path,
         backend: str = "auto",
         threads: int | None = None,
-        decoding: Decoding = "hybrid",
-        seed: int = 0,
+        options: DecisionOptions | None = None,
     ) -> Policy:
         """Loads and verifies a bundle.
 
@@ -76,24 +111,27 @@ class Policy:
             path: bundle directory.
             backend: "auto" or "onnxruntime".
             threads: threads of one operator; None picks what suits the backend.
-            decoding: how decisions are made (`dtvla.policy.decoding.Decoding`).
-            seed: of the words of "random" thoughts; `reset` starts them over.
+            options: how decisions are made.
 
         Raises:
             BundleError: the bundle must not be run.
-            ValueError: an unknown backend or decoding.
+            ValueError: an unknown backend.
         """
         if backend not in ("auto", "onnxruntime"):
             raise ValueError(f"Unknown backend {backend!r}; choose 'auto' or 'onnxruntime'.")
-        if decoding not in DECODINGS:
-            raise ValueError(f"Unknown decoding {decoding!r}; choose one of {', '.join(DECODINGS)}.")
         bundle = Bundle.load(path)
-        return cls(bundle, OnnxRuntimeBackend(bundle.path, bundle.spec, threads), decoding, seed)
+        return cls(bundle, OnnxRuntimeBackend(bundle.path, bundle.spec, threads), options)
+
+    def sibling(self) -> Policy:
+        """A second policy that decides for itself, in another thread: the same weights, its own cache."""
+        return Policy(self.bundle, self._backend.sibling(), self.options)
 
     def reset(self) -> None:
         """Forgets what belongs to an episode, before the next one begins."""
         self._prompts.clear()
-        self._rng = np.random.default_rng(self._seed)
+        self._drafts.clear()
+        self._chooser.restart()
+        self._rng = np.random.default_rng(self.options.seed)
 
     def decide(
         self,
@@ -116,11 +154,32 @@ class Policy:
             DecisionStopped: `should_stop` said so.
             PolicyFault: the model's output is not finite.
         """
-        try:
+        with self._cleared_after_a_fault():
             return self._decide(images, instruction, on_text, should_stop)
-        except PolicyFault:
-            self._backend.clear()
-            raise
+
+    def think(
+        self,
+        images: Mapping[str, NDArray[np.uint8]],
+        instruction: str,
+        *,
+        on_text: OnText | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> NDArray[np.int64]:
+        """Looks and thinks, without acting: the thought's ids, to be given to `act`. Errors as `decide`."""
+        with self._cleared_after_a_fault():
+            clock = _Stopwatch()
+            prompt, features = self._look(images, instruction, clock)
+            return self._think(prompt, features, clock, on_text, should_stop)[0]
+
+    def act(
+        self, images: Mapping[str, NDArray[np.uint8]], instruction: str, thought: NDArray[np.int64]
+    ) -> Decision:
+        """Looks and acts in one pass, on a thought that is known before. Errors as `decide`."""
+        with self._cleared_after_a_fault():
+            clock = _Stopwatch()
+            prompt, features = self._look(images, instruction, clock)
+            logits = act_on(self._backend, self.bundle.spec.layout, prompt, features, thought)
+            return self._decision(logits, thought, clock, kept=len(thought), passes=1)
 
     def _decide(
         self,
@@ -129,67 +188,109 @@ class Policy:
         on_text: OnText | None,
         should_stop: Callable[[], bool] | None,
     ) -> Decision:
-        spec, layout = self.bundle.spec, self.bundle.spec.layout
+        layout, decoding = self.bundle.spec.layout, self.options.decoding
         clock = _Stopwatch()
+        prompt, features = self._look(images, instruction, clock)
+        if decoding in ("masked", "random", "none"):
+            thought = given_thought(layout, decoding, self._rng)
+            logits = act_on(self._backend, layout, prompt, features, thought)
+            return self._decision(logits, thought, clock, kept=0, passes=1)
+        thought, writer = self._think(prompt, features, clock, on_text, should_stop)
+        if decoding == "autoregressive":
+            logits = act_one_by_one(self._backend, layout, len(prompt), thought)
+            return self._decision(logits, thought, clock, writer.kept, writer.passes + layout.slots)
+        if writer.action_logits is not None:  # the pass that ended the thought has decided as well
+            return self._decision(writer.action_logits, thought, clock, writer.kept, writer.passes)
+        logits = act(self._backend, layout, len(prompt), thought)
+        return self._decision(logits, thought, clock, writer.kept, writer.passes + 1)
+
+    def _look(
+        self, images: Mapping[str, NDArray[np.uint8]], instruction: str, clock: _Stopwatch
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The prompt's ids and the image features [F, H]."""
         prompt = self._prompt(instruction)
-        pixels = preprocess(images, spec.cameras, spec.image)
+        pixels = preprocess(images, self.bundle.spec.cameras, self.bundle.spec.image)
         clock.lap("preprocess")
         features = self._backend.encode(pixels)
         clock.lap("vision")
-        logits = prefill(self._backend, prompt, features)
-        clock.lap("prefill")
-        if self.decoding in ("hybrid", "autoregressive"):
-            thought, cached = self._think(len(prompt), logits, on_text, should_stop), None
-        else:
-            thought, cached = given_thought(layout, self.decoding, self._rng), 0
-        clock.lap("think")
-        if self.decoding == "autoregressive":
-            action_logits = act_one_by_one(self._backend, layout, len(prompt), thought)
-        else:
-            action_logits = act(self._backend, layout, len(prompt), thought, cached=cached)
-        values = spec.codec.decode_columns(action_logits.argmax(-1))
-        actions = spec.normaliser.unnormalise(values.reshape(layout.horizon, layout.action_dim))
+        return prompt, features
+
+    def _decision(
+        self,
+        logits: NDArray[np.float32],
+        thought: NDArray[np.int64],
+        clock: _Stopwatch,
+        kept: int,
+        passes: int,
+    ) -> Decision:
+        spec = self.bundle.spec
+        values = spec.codec.decode_columns(self._chooser.columns(logits))
+        actions = spec.normaliser.unnormalise(values.reshape(spec.layout.horizon, spec.layout.action_dim))
         clock.lap("act")
         return Decision(
             raw_actions=actions,
             thought=self._words(thought.tolist()),
             thought_ids=thought,
-            truncated=not is_complete(thought, layout),
+            truncated=not is_complete(thought, spec.layout),
             timings=clock.finish(),
+            kept=kept,
+            passes=passes,
         )
+
+    @contextmanager
+    def _cleared_after_a_fault(self) -> Iterator[None]:
+        try:
+            yield
+        except PolicyFault:
+            self._backend.clear()
+            raise
 
     def _think(
         self,
-        prefix_len: int,
-        first_logits: NDArray[np.float32],
+        prompt: NDArray[np.int64],
+        features: NDArray[np.float32],
+        clock: _Stopwatch,
         on_text: OnText | None,
         should_stop: Callable[[], bool] | None,
-    ) -> NDArray[np.int64]:
-        """The thought's ids, told to `on_text` while it grows."""
-        spec = self.bundle.spec
-        ids: list[int] = []
-        for token in think(
-            self._backend, spec.layout, prefix_len, first_logits, spec.thought_cap, should_stop
-        ):
-            ids.append(token)
+    ) -> tuple[NDArray[np.int64], ThoughtWriter]:
+        """The thought's ids, told to `on_text` while they grow, and the writer with what it counted."""
+        cap = min(self.options.thought_tokens or self.bundle.spec.thought_cap, self.bundle.spec.thought_cap)
+        seconds = self.options.thought_seconds
+        limits = ThoughtLimits(cap, lambda: seconds is not None and clock.elapsed() > seconds)
+        writer = ThoughtWriter(
+            self._backend, self.bundle.spec.layout, self._chooser, limits, self._drafts, CPU_ROW_COST
+        )
+        while not writer.finished:
+            if should_stop is not None and should_stop():
+                raise DecisionStopped("The decision was stopped while thinking.")
+            if writer.passes == 0:
+                writer.start(prompt, features)
+                clock.lap("prefill")
+            else:
+                writer.go_on()
             if on_text is not None:
-                on_text(self._words(ids), len(ids))
-        return np.array(ids, np.int64)
+                on_text(self._words(writer.ids), len(writer.ids), writer.kept)
+        clock.lap("think")
+        if self.options.drafts and self.options.decoding == "hybrid":
+            self._drafts.remember(writer.ids)
+        return np.array(writer.ids, np.int64), writer
 
     def _prompt(self, instruction: str) -> NDArray[np.int64]:
         """Prompt ids, kept per instruction: an episode asks the same one hundreds of times."""
         if instruction not in self._prompts:
             spec = self.bundle.spec
-            prefix = "" if self.decoding == "none" else spec.prompt_prefix
+            decoding = self.options.decoding
+            prefix = "" if decoding == "none" else spec.prompt_prefix
             prompt = prompt_ids(self.bundle.tokenizer, spec.layout, instruction, prefix)
-            longest = RANDOM_WORDS + 3 if self.decoding == "random" else spec.thought_cap
+            longest = RANDOM_WORDS + 3 if decoding == "random" else spec.thought_cap
             check_room(spec.layout, prompt, longest, self._backend.cache_length)
             self._prompts[instruction] = prompt
         return self._prompts[instruction]
 
     def _words(self, ids: list[int]) -> str:
-        """The thought's text without its tags."""
-        return self.bundle.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        """The thought's text without its tags; a character whose bytes are not all there yet is left out."""
+        text = self.bundle.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.rstrip(_UNFINISHED_CHARACTER).strip()
 
 
 class _Stopwatch:
@@ -197,12 +298,15 @@ class _Stopwatch:
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
+        self._laps = dict.fromkeys(PHASES, 0.0)
 
     def lap(self, phase: str) -> None:
         now = time.perf_counter()
         self._laps[phase] = now - self._last
         self._last = now
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._start
 
     def finish(self) -> dict[str, float]:
         return {**self._laps, "total": self._last - self._start}

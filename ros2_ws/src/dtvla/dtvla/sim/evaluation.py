@@ -18,18 +18,24 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.policy.background import LaggingPolicy
 from dtvla.policy.bundle import Bundle
-from dtvla.policy.runner import Policy
+from dtvla.policy.runner import DecisionOptions, Policy
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.thoughts import check_thought
 
 OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
 LIFTED_M = 0.04  # an object this far above where it lay was picked up, not pushed
+
+
+# "plain" writes thoughts token by token, "drafts" tries the last one first (the same words), "lagging" acts
+# on the thought about the image before (`dtvla.policy.background.LaggingPolicy`).
+Thinking = Literal["plain", "drafts", "lagging"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class EvalOptions:
     image_size: int = 128  # pixels, as the shipped policy's training data
     execute_steps: int | None = None  # rows executed per decision; None takes the bundle's
     tasks: tuple[int, ...] = ()  # empty: all tasks of the suite
+    thinking: Thinking = "drafts"
 
 
 @dataclass(frozen=True)
@@ -196,8 +203,13 @@ def _worker(
 
 def _episodes(options: EvalOptions, pairs: list[tuple[int, int]]) -> Any:
     """Yields the results of (task, seed) pairs; one environment at a time, rebuilt when the task changes."""
-    policy = Policy.load(options.policy, threads=max(1, (os.cpu_count() or 1) // options.workers))
-    execute_steps = options.execute_steps or policy.bundle.spec.execute_steps
+    loaded = Policy.load(
+        options.policy,
+        threads=max(1, (os.cpu_count() or 1) // options.workers),
+        options=DecisionOptions(drafts=options.thinking != "plain"),
+    )
+    policy: Decider = LaggingPolicy(loaded) if options.thinking == "lagging" else loaded
+    execute_steps = options.execute_steps or loaded.bundle.spec.execute_steps
     env: SimEnv | None = None
     try:
         for task, seed in pairs:

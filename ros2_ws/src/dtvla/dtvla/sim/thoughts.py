@@ -8,6 +8,7 @@ gripper's fingertips. Every sentence can be checked against the pictures.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +42,24 @@ def describe_offset(offset: NDArray[np.floating]) -> str:
     return ", ".join(parts)
 
 
+def describe_order(nouns: Iterable[str]) -> str:
+    """The objects on the table, named in their order from the robot's base to the viewer.
+
+    Naming what stands where comes before saying where the target is: the model finds the target's place in
+    its own words. Without it a policy learned to place three objects to the centimetre and took the named
+    one in a third of the cases (docs/results/sft.md).
+    """
+    return f"From back to front: {', '.join(nouns)}."
+
+
 def thought(expert: Expert, obs: Observation) -> str:
     """The expert's thought for the action it has just chosen on `obs`."""
     noun = expert.task.noun
     basket = describe_offset(obs.objects[f"{BASKET}_1"] - obs.ee_position)
     if expert.phase in (Phase.REACH, Phase.LOWER, Phase.GRASP):
+        order = sorted(TASKS, key=lambda task: obs.objects[task.target][0])
         where = f"The {noun} is {describe_offset(expert.grasp_point(obs) - obs.ee_position)}."
+        where = f"{describe_order(task.noun for task in order)} {where}"
     else:
         held = "over the basket" if expert.phase is Phase.RELEASE else "in the gripper"
         where = f"The {noun} is {held}. The basket is {basket}."

@@ -26,6 +26,10 @@ class Backend(Protocol):
         """How many positions the key/value cache holds."""
         ...
 
+    def sibling(self) -> Backend:
+        """A backend with a cache of its own that shares the weights; both may run at the same time."""
+        ...
+
     def clear(self) -> None:
         """Zeroes the cache. Needed only after NaN: a hidden key of weight 0 still carries it into a sum."""
         ...

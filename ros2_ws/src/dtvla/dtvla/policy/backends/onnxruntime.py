@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,10 +39,20 @@ class OnnxRuntimeBackend:
         _check_vision(self._vision, folder / "vision.onnx", spec)
         self._hidden = _check_decoder(self._decoder, folder / "decoder.onnx", spec.layout)
         self._length = spec.cache_length
+        self._vocab_size = spec.layout.vocab_size
+        self._make_cache()
+
+    def _make_cache(self) -> None:
         self._caches = self._allocate_caches()
         self._no_features = np.zeros((1, 0, self._hidden), np.float32)
         self._block = self._bind_caches()
-        self._step = _Step(self._bind_caches(), self._no_features, spec.layout.vocab_size)
+        self._step = _Step(self._bind_caches(), self._no_features, self._vocab_size)
+
+    def sibling(self) -> OnnxRuntimeBackend:
+        """See `Backend.sibling`; a session of ONNX Runtime may run in several threads."""
+        other = copy.copy(self)
+        other._make_cache()
+        return other
 
     @property
     def cache_length(self) -> int:
