@@ -10,8 +10,9 @@ from dtvla.policy.backends.lowering import needs_lowering
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.layout import NEVER, Bounds
+from model_export.onnx_export import export_decoder, export_vision
 from model_export.parity import check_parity
-from model_export.sample import byte_tokenizer, random_config, random_model
+from model_export.sample import byte_tokenizer, random_config, random_model, random_spec
 from training.model import hybrid_mask
 
 
@@ -33,6 +34,18 @@ def decoder(random_bundle_path):
 @pytest.mark.parametrize("seed", range(4))
 def test_prefill_thinking_and_action_pass_agree_with_one_pass_in_torch(model, backend, seed):
     for result in check_parity(model, backend, seed):
+        assert result.difference < 2e-5, result.phase
+
+
+@pytest.mark.parametrize("key_heads", [2, 4])
+def test_any_number_of_key_heads_agrees_with_torch(key_heads, tmp_path):
+    raw = random_config(byte_tokenizer())
+    raw["text_config"].update(num_key_value_heads=key_heads, num_hidden_layers=1 + key_heads // 4)
+    model = random_model(raw, seed=key_heads)
+    export_vision(model, tmp_path / "vision.onnx")
+    export_decoder(model, tmp_path / "decoder.onnx")
+    backend = OnnxRuntimeBackend(tmp_path, random_spec(model.config.layout, 28))
+    for result in check_parity(model, backend):
         assert result.difference < 2e-5, result.phase
 
 

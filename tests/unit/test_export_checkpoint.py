@@ -158,11 +158,50 @@ def edit_config(folder: Path, change) -> None:
         (lambda c: c["vision_config"].update(vision_use_head=True), "vision_use_head is True"),
         (lambda c: c["vision_config"].update(hidden_act="relu"), "activation 'relu'"),
         (lambda c: c.update(tie_word_embeddings=False), "tie_word_embeddings is False"),
+        (lambda c: c["text_config"].update(model_type="gemma2"), "text_config.model_type is 'gemma2'"),
+        (lambda c: c["vision_config"].update(model_type="clip_vision_model"), "vision_config.model_type"),
+        (lambda c: c["vision_config"].update(num_channels=4), "num_channels is 4"),
+        (lambda c: c["text_config"].update(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
+        (lambda c: c["text_config"].update(rope_parameters={"rope_type": "yarn"}), "rope_type is 'yarn'"),
+        (lambda c: c.update(text_config=None), "text_config must hold a JSON object"),
+        (lambda c: c.update(vision_config=[]), "vision_config must hold a JSON object"),
+        (lambda c: c["text_config"].update(hidden_size="32"), "text_config.hidden_size must be a whole"),
+        (lambda c: c["text_config"].update(num_hidden_layers=0), "num_hidden_layers must be 1 or more"),
+        (lambda c: c["text_config"].update(num_key_value_heads=3), "multiple of num_key_value_heads"),
+        (lambda c: c["text_config"].update(head_dim=15), "head_dim must be even"),
+        (lambda c: c["vision_config"].update(num_attention_heads=3), "multiple of num_attention_heads"),
+        (lambda c: c.update(action_token_end_idx=9999), "action_token_end_idx is 9999"),
+        (lambda c: c.update(action_token_begin_idx=-5), "action_token_begin_idx is -5"),
+        (lambda c: c.update(action_token_begin_idx=None), "lacks the field 'action_token_begin_idx'"),
+        (lambda c: c.update(action_token_end_idx=c["action_token_begin_idx"]), "are 1 ids"),
+        (lambda c: c.update(prompt_end_token_id=5), "prompt_end_token_id must hold two"),
+        (lambda c: c.update(action_horizon=0), "action_horizon must be 1 or more"),
     ],
 )
 def test_a_config_of_another_family_is_refused_by_field(folder, change, sentence):
     edit_config(folder, change)
     with pytest.raises(CheckpointError, match=sentence):
+        load_model(folder)
+
+
+def test_fields_that_transformers_leaves_out_have_its_defaults(folder):
+    """`save_pretrained` omits what equals the default: the published config.json names no image size."""
+
+    def strip(config):
+        del config["vision_config"]["image_size"], config["text_config"]["head_dim"]
+        config.update(pad_token_id=None, eos_token_id=None, bos_token_id=None)
+
+    edit_config(folder, strip)
+    config = read_config(folder)
+    assert (config.vision.image_size, config.text.head_dim) == (224, 256)
+    assert (config.layout.pad, config.layout.eos, config.layout.bos) == (0, 1, 2)
+
+
+def test_a_tensor_of_integers_is_named(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["multi_modal_projector.linear.bias"] = torch.zeros(32, dtype=torch.int32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"linear\.bias holds torch\.int32"):
         load_model(folder)
 
 
@@ -197,6 +236,8 @@ def test_our_own_policy_json_is_read_and_must_fit_the_config(model, folder):
         ({"action": {"q01": [0.0] * 7}}, r"action\.q99 is missing"),
         ({"action": {"q99": [0.0] * 7}}, r"action\.q01 is missing"),
         ({"action": {"q01": [0.5] * 7, "q99": [0.5] * 7}}, "q99 is not above q01 in dimension 0"),
+        ({"action": {**STATS, "q99": [0.5] * 6 + [-0.5]}}, "q99 is not above q01 in dimension 6"),
+        ({"action": {**STATS, "mask": [False] * 7}}, "action.mask is false for every dimension"),
     ],
 )
 def test_norm_stats_that_cannot_be_used_are_refused(folder, stats, sentence):

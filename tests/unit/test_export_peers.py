@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model_export.sample import byte_tokenizer, random_config, random_model
-from training.checkpoint import load_model, save_model
+from training.checkpoint import load_model, read_config, save_model
 from training.model import hybrid_mask
 
 transformers = pytest.importorskip("transformers", reason="transformers is a development dependency")
@@ -57,6 +57,29 @@ def test_we_load_what_transformers_saves(ours, theirs, folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**original, **saved}))
     again = load_model(tmp_path)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in ours.state_dict().items())
+
+
+def test_a_config_as_transformers_writes_it_needs_no_field_that_it_leaves_out(folder, tmp_path):
+    """The published sizes through their classes; what equals a default may be missing in the file."""
+    text = {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "vocab_size": 257216}
+    text |= {"num_attention_heads": 8, "num_key_value_heads": 1, "model_type": "gemma"}
+    vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14}
+    vision |= {"num_attention_heads": 16, "vision_use_head": False, "model_type": "siglip_vision_model"}
+    theirs = transformers.PaliGemmaConfig(text_config=text, vision_config=vision)
+    ours = json.loads((folder / "config.json").read_text())
+    tokens = {key: value for key, value in ours.items() if "_token_" in key}
+    raw = {**json.loads(theirs.to_json_string(use_diff=True)), **tokens}
+    for section in ("text_config", "vision_config"):
+        defaults = type(getattr(theirs, section))().to_dict()
+        asked = text if section == "text_config" else vision
+        raw[section] = {k: v for k, v in raw[section].items() if k in asked or defaults.get(k) != v}
+    assert "image_size" not in raw["vision_config"]
+    assert "head_dim" not in raw["text_config"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    config = read_config(tmp_path)
+    assert config.vision.image_size == theirs.vision_config.image_size == 224
+    assert config.text.head_dim == theirs.text_config.head_dim == 256
+    assert config.layout.image_tokens == 256
 
 
 @torch.no_grad()

@@ -81,10 +81,10 @@ def random_model(seed, words):
 
 def write(model, drafts, cap=40, row_cost=0.1, temperature=0.0, out_of_time=lambda: False):
     chooser = Chooser(LAYOUT, temperature, seed=1)
-    writer = ThoughtWriter(model, LAYOUT, chooser, ThoughtLimits(cap, out_of_time), drafts, row_cost)
-    writer.start(PROMPT, None)
+    limits = ThoughtLimits(cap, out_of_time)
+    writer = ThoughtWriter(LAYOUT, chooser, limits, drafts, row_cost, PROMPT, None)
     while not writer.finished:
-        writer.go_on()
+        writer.take(writer.plan().run(model))
     logits = writer.action_logits
     decided = logits is not None
     if not decided:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from dtvla import domains
+from dtvla import bench_thoughts, domains
 from dtvla.graph import GraphOptions
 from dtvla.launcher import RunningGraph
 from dtvla.policy import runner
@@ -39,6 +39,12 @@ TARGETS = {
     "policy_node_mb": ("Memory of policy_node", "below", 500.0, "MB"),
     "controller_node_mb": ("Memory of controller_node", "below", 150.0, "MB"),
     "libero_bridge_node_mb": ("Memory of libero_bridge_node", "below", 1500.0, "MB"),
+    "drafts_of_masked": (
+        "Decision with drafts / without a thought",
+        "below",
+        bench_thoughts.MOST_OF_MASKED,
+        "x",
+    ),
 }
 
 
@@ -55,12 +61,14 @@ class BenchReport:
     lockstep_steps_per_s: float = 0.0
     bare_steps_per_s: float = 0.0
     memory_mb: dict[str, float] = field(default_factory=dict)
+    thoughts: list[bench_thoughts.ThoughtReport] = field(default_factory=list)  # the first is of `bundle`
 
     def figures(self) -> dict[str, float]:
         """The figures that have a target, by its key."""
         memory = {f"{name}_mb": value for name, value in self.memory_mb.items()}
         share = self.lockstep_steps_per_s / self.bare_steps_per_s if self.bare_steps_per_s else 0.0
-        return {"overhead_p99_ms": self.overhead_ms[1], "lockstep_share": share, **memory}
+        own = {"drafts_of_masked": self.thoughts[0].of_masked} if self.thoughts else {}
+        return {"overhead_p99_ms": self.overhead_ms[1], "lockstep_share": share, **memory, **own}
 
     def missed(self) -> list[str]:
         """Keys of the targets that were not reached."""
@@ -68,12 +76,20 @@ class BenchReport:
         return [
             key
             for key, (_, sense, limit, _) in TARGETS.items()
+            if key in figures
             if (figures[key] >= limit if sense == "below" else figures[key] < limit)
         ]
 
 
 def run(
-    options: GraphOptions, *, steps: int, rounds: int, decisions: int, progress: Callable[[str], None]
+    options: GraphOptions,
+    *,
+    steps: int,
+    rounds: int,
+    decisions: int,
+    thoughts: int,
+    larger: Path | None,
+    progress: Callable[[str], None],
 ) -> BenchReport:
     """Runs both benchmarks and writes `bench.json` into `options.output`.
 
@@ -82,6 +98,8 @@ def run(
         steps: control periods per round of the lockstep comparison.
         rounds: how often graph and bare loop take turns.
         decisions: decisions for the overhead.
+        thoughts: decisions for the cost of thinking; 0 leaves it out.
+        larger: a bundle with the same tokenizer that the recorded thoughts are dictated to as well.
         progress: told in words what is being measured.
     """
     report = BenchReport(str(options.bundle))
@@ -89,6 +107,13 @@ def run(
         _measure_lockstep(report, options, reservation.domain, steps, rounds, progress)
         progress(f"ROS overhead over {decisions} decisions")
         _measure_overhead(report, options, reservation.domain, decisions)
+    if thoughts:
+        looks = bench_thoughts.record(options.bundle, options.suite, thoughts, progress)
+        progress(f"ways of thinking over {len(looks)} looks")
+        report.thoughts.append(bench_thoughts.measure(options.bundle, looks))
+        if larger is not None:
+            progress(f"ways of thinking with {larger.name}")
+            report.thoughts.append(bench_thoughts.measure(larger, looks, scripted=True))
     content = {**asdict(report), "figures": report.figures(), "missed": report.missed()}
     (options.output / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
     return report
@@ -110,9 +135,11 @@ def tables(report: BenchReport) -> list[Table]:
         targets.add_column(name, justify="right" if name == "value" else "left")
     figures, missed = report.figures(), report.missed()
     for key, (name, sense, limit, unit) in TARGETS.items():
+        if key not in figures:
+            continue
         mark = "[red]missed[/]" if key in missed else "[green]met[/]"
         targets.add_row(name, f"{figures[key]:.3g} {unit}", f"{sense} {limit:g} {unit}", mark)
-    return [latency, targets]
+    return [latency, *map(bench_thoughts.table, report.thoughts), targets]
 
 
 def resident_mb(pid: int) -> float:

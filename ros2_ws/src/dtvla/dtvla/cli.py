@@ -228,15 +228,20 @@ def bench(
     steps: int = 120,
     rounds: int = 3,
     decisions: int = 100,
+    thoughts: int = 150,
+    larger: Path | None = None,
     output: Path = Path("runs/bench"),
 ) -> int:
-    """Measure the graph: decision latency by phase, what ROS adds, lockstep speed, memory.
+    """Measure the graph: decision latency by phase, what ROS adds, lockstep speed, memory, ways of thinking.
 
     Args:
         bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
         steps: Control periods per round of the comparison with the bare simulator loop.
         rounds: How often graph and bare loop take turns.
         decisions: Decisions over which the ROS overhead is measured.
+        thoughts: Looks over which the ways of thinking are compared; 0 leaves that out.
+        larger: Another bundle with the same tokenizer; it is dictated the same thoughts
+            (`python -m model_export.sample` makes one of middle size).
         output: Where bench.json goes (a folder per run is made in it).
     """
     from dtvla import bench as benchmark
@@ -251,7 +256,15 @@ def bench(
         console=False,
         output=fresh_folder(output),
     )
-    report = benchmark.run(options, steps=steps, rounds=rounds, decisions=decisions, progress=_tell)
+    report = benchmark.run(
+        options,
+        steps=steps,
+        rounds=rounds,
+        decisions=decisions,
+        thoughts=thoughts,
+        larger=larger,
+        progress=_tell,
+    )
     for table in benchmark.tables(report):
         console.print(table)
     console.print(f"Written to {options.output / 'bench.json'}")

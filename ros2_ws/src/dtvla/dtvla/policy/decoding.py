@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend
+from dtvla.policy.backends import Backend, Pass
 from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
@@ -170,6 +170,47 @@ def given_thought(layout: TokenLayout, decoding: Decoding, rng: np.random.Genera
     return np.concatenate([[layout.think], words, [layout.end_think, layout.action]]).astype(np.int64)
 
 
+def act_pass(
+    layout: TokenLayout,
+    prefix_len: int,
+    thought: NDArray[np.int64],
+    *,
+    cached: int | None = None,
+    close: bool = True,
+) -> Pass:
+    """The parallel action pass over the cached prompt and thought.
+
+    Args:
+        layout: token ids and sizes.
+        prefix_len: length of the prompt.
+        thought: its ids, at least one.
+        cached: how many of their keys are in the cache; None means all but the last, as thinking leaves it.
+        close: end a thought that was cut with `</think><action>`. False lets its last token stand for
+            `<action>`, as the reference does at its cap (docs/fidelity.md).
+    """
+    known = len(thought) - 1 if cached is None else cached
+    tail = _tail(layout, thought, known, close)
+    ids = np.concatenate([tail, layout.action_block()[1:]]).astype(np.int64)
+    start = prefix_len + known
+    action_row = len(tail) - 1
+    bounds = Bounds(prefix_len, start + action_row, start + len(ids), start)
+    return Pass(ids, bounds, action_rows=range(action_row, action_row + layout.slots))
+
+
+def whole_pass(
+    layout: TokenLayout,
+    prompt: NDArray[np.int64],
+    features: NDArray[np.float32] | None,
+    thought: NDArray[np.int64],
+) -> Pass:
+    """A whole decision in one pass, with a thought that is known before."""
+    block = act_pass(layout, len(prompt), thought, cached=0)
+    rows = range(len(prompt) + block.action_rows[0], len(prompt) + block.action_rows[-1] + 1)
+    return Pass(
+        np.concatenate([prompt, block.ids]), block.bounds._replace(q_start=0), features, action_rows=rows
+    )
+
+
 def act(
     backend: Backend,
     layout: TokenLayout,
@@ -179,50 +220,12 @@ def act(
     cached: int | None = None,
     close: bool = True,
 ) -> NDArray[np.float32]:
-    """The parallel action pass over the cached prompt and thought: logits [slots, bins].
-
-    Args:
-        backend: holds the keys of the prompt and of the first `cached` thought tokens.
-        layout: token ids and sizes.
-        prefix_len: length of the prompt.
-        thought: its ids, at least one.
-        cached: how many of them; None means all but the last, as `think` leaves it.
-        close: end a thought that was cut with `</think><action>`. False lets its last token stand for
-            `<action>`, as the reference does at its cap (docs/fidelity.md).
+    """Runs `act_pass`: logits [slots, bins].
 
     Raises:
         PolicyFault: the model's output is not finite.
     """
-    known = len(thought) - 1 if cached is None else cached
-    tail = _tail(layout, thought, known, close)
-    ids = np.concatenate([tail, layout.action_block()[1:]]).astype(np.int64)
-    start = prefix_len + known
-    action_row = len(tail) - 1
-    bounds = Bounds(prefix_len, start + action_row, start + len(ids), start)
-    rows = range(action_row, action_row + layout.slots)
-    logits = backend.decode(ids, bounds, action_rows=rows).action
-    require_finite(logits)
-    return logits
-
-
-def act_on(
-    backend: Backend,
-    layout: TokenLayout,
-    prompt: NDArray[np.int64],
-    features: NDArray[np.float32] | None,
-    thought: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """A whole decision in one pass, with a thought that is known before: logits [slots, bins].
-
-    Raises:
-        PolicyFault: the model's output is not finite.
-    """
-    tail = _tail(layout, thought, 0, close=True)
-    action_row = len(prompt) + len(tail) - 1
-    ids = np.concatenate([prompt, tail, layout.action_block()[1:]]).astype(np.int64)
-    bounds = Bounds(len(prompt), action_row, len(ids), 0)
-    rows = range(action_row, action_row + layout.slots)
-    logits = backend.decode(ids, bounds, features=features, action_rows=rows).action
+    logits = act_pass(layout, prefix_len, thought, cached=cached, close=close).run(backend).action
     require_finite(logits)
     return logits
 

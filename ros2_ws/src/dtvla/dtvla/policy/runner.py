@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend
+from dtvla.policy.backends import Backend, Logits, Pass
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import (
@@ -19,12 +20,13 @@ from dtvla.policy.decoding import (
     RANDOM_WORDS,
     Chooser,
     Decoding,
-    act,
-    act_on,
     act_one_by_one,
+    act_pass,
     check_room,
     given_thought,
     is_complete,
+    require_finite,
+    whole_pass,
 )
 from dtvla.policy.drafts import Drafts
 from dtvla.policy.errors import DecisionStopped, PolicyFault
@@ -32,6 +34,7 @@ from dtvla.policy.images import preprocess
 from dtvla.policy.prompt import prompt_ids
 from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
+_Result = TypeVar("_Result")
 OnText = Callable[[str, int, int], None]  # the thought so far, its tokens, how many of them were kept
 CPU_ROW_COST = 0.3  # one more row of a pass against one more pass, on the CPU (`dtvla bench` prints it)
 PHASES = ("preprocess", "vision", "prefill", "think", "act")
@@ -88,11 +91,17 @@ class Decision:
 class Policy:
     """A policy that decides; not thread-safe, it holds one key/value cache."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, options: DecisionOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        options: DecisionOptions | None = None,
+        chooser: Chooser | None = None,
+    ) -> None:
         self.bundle = bundle
         self.options = options or DecisionOptions()
         self._backend = backend
-        self._chooser = Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
+        self._chooser = chooser or Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
         self._drafts = Drafts()
         self._prompts: dict[str, NDArray[np.int64]] = {}
         self.reset()
@@ -155,7 +164,10 @@ class Policy:
             PolicyFault: the model's output is not finite.
         """
         with self._cleared_after_a_fault():
-            return self._decide(images, instruction, on_text, should_stop)
+            clock = Stopwatch()
+            prompt, pixels = self.prepare(images, instruction, clock)
+            features = self._encode(pixels, clock)
+            return self._run(self.deciding(prompt, features, clock, on_text, should_stop))
 
     def think(
         self,
@@ -167,62 +179,87 @@ class Policy:
     ) -> NDArray[np.int64]:
         """Looks and thinks, without acting: the thought's ids, to be given to `act`. Errors as `decide`."""
         with self._cleared_after_a_fault():
-            clock = _Stopwatch()
-            prompt, features = self._look(images, instruction, clock)
-            return self._think(prompt, features, clock, on_text, should_stop)[0]
+            clock = Stopwatch()
+            prompt, pixels = self.prepare(images, instruction, clock)
+            features = self._encode(pixels, clock)
+            writer = self._run(self._thinking(prompt, features, clock, on_text, should_stop))
+            return np.array(writer.ids, np.int64)
 
     def act(
         self, images: Mapping[str, NDArray[np.uint8]], instruction: str, thought: NDArray[np.int64]
     ) -> Decision:
         """Looks and acts in one pass, on a thought that is known before. Errors as `decide`."""
         with self._cleared_after_a_fault():
-            clock = _Stopwatch()
-            prompt, features = self._look(images, instruction, clock)
-            logits = act_on(self._backend, self.bundle.spec.layout, prompt, features, thought)
-            return self._decision(logits, thought, clock, kept=len(thought), passes=1)
+            clock = Stopwatch()
+            prompt, pixels = self.prepare(images, instruction, clock)
+            features = self._encode(pixels, clock)
+            out = whole_pass(self.bundle.spec.layout, prompt, features, thought).run(self._backend)
+            return self._decision(out.action, thought, clock, kept=len(thought), passes=1)
 
-    def _decide(
+    def prepare(
+        self, images: Mapping[str, NDArray[np.uint8]], instruction: str, clock: Stopwatch
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The prompt's ids and the normalised images [N, 3, S, S] of one decision.
+
+        Raises:
+            PolicyInputError: an image or the instruction is unfit.
+        """
+        prompt = self._prompt(instruction)
+        pixels = preprocess(images, self.bundle.spec.cameras, self.bundle.spec.image)
+        clock.lap("preprocess")
+        return prompt, pixels
+
+    def deciding(
         self,
-        images: Mapping[str, NDArray[np.uint8]],
-        instruction: str,
-        on_text: OnText | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> Decision:
+        prompt: NDArray[np.int64],
+        features: NDArray[np.float32],
+        clock: Stopwatch,
+        on_text: OnText | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Generator[Pass, Logits, Decision]:
+        """One decision as the passes it needs: whoever runs them sends their logits back.
+
+        So that several decisions can share a pass (`dtvla.policy.batch`).
+        """
         layout, decoding = self.bundle.spec.layout, self.options.decoding
-        clock = _Stopwatch()
-        prompt, features = self._look(images, instruction, clock)
         if decoding in ("masked", "random", "none"):
             thought = given_thought(layout, decoding, self._rng)
-            logits = act_on(self._backend, layout, prompt, features, thought)
-            return self._decision(logits, thought, clock, kept=0, passes=1)
-        thought, writer = self._think(prompt, features, clock, on_text, should_stop)
+            out = yield whole_pass(layout, prompt, features, thought)
+            return self._decision(out.action, thought, clock, kept=0, passes=1)
+        writer = yield from self._thinking(prompt, features, clock, on_text, should_stop)
+        thought = np.array(writer.ids, np.int64)
         if decoding == "autoregressive":
             logits = act_one_by_one(self._backend, layout, len(prompt), thought)
             return self._decision(logits, thought, clock, writer.kept, writer.passes + layout.slots)
         if writer.action_logits is not None:  # the pass that ended the thought has decided as well
             return self._decision(writer.action_logits, thought, clock, writer.kept, writer.passes)
-        logits = act(self._backend, layout, len(prompt), thought)
-        return self._decision(logits, thought, clock, writer.kept, writer.passes + 1)
+        out = yield act_pass(layout, len(prompt), thought)
+        return self._decision(out.action, thought, clock, writer.kept, writer.passes + 1)
 
-    def _look(
-        self, images: Mapping[str, NDArray[np.uint8]], instruction: str, clock: _Stopwatch
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The prompt's ids and the image features [F, H]."""
-        prompt = self._prompt(instruction)
-        pixels = preprocess(images, self.bundle.spec.cameras, self.bundle.spec.image)
-        clock.lap("preprocess")
+    def _run(self, passes: Generator[Pass, Logits, _Result]) -> _Result:
+        """Runs the passes for the one sequence of this policy's backend."""
+        try:
+            step = next(passes)
+            while True:
+                step = passes.send(step.run(self._backend))
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+
+    def _encode(self, pixels: NDArray[np.float32], clock: Stopwatch) -> NDArray[np.float32]:
         features = self._backend.encode(pixels)
         clock.lap("vision")
-        return prompt, features
+        return features
 
     def _decision(
         self,
         logits: NDArray[np.float32],
         thought: NDArray[np.int64],
-        clock: _Stopwatch,
+        clock: Stopwatch,
         kept: int,
         passes: int,
     ) -> Decision:
+        require_finite(logits)
         spec = self.bundle.spec
         values = spec.codec.decode_columns(self._chooser.columns(logits))
         actions = spec.normaliser.unnormalise(values.reshape(spec.layout.horizon, spec.layout.action_dim))
@@ -245,35 +282,33 @@ class Policy:
             self._backend.clear()
             raise
 
-    def _think(
+    def _thinking(
         self,
         prompt: NDArray[np.int64],
         features: NDArray[np.float32],
-        clock: _Stopwatch,
+        clock: Stopwatch,
         on_text: OnText | None,
         should_stop: Callable[[], bool] | None,
-    ) -> tuple[NDArray[np.int64], ThoughtWriter]:
-        """The thought's ids, told to `on_text` while they grow, and the writer with what it counted."""
+    ) -> Generator[Pass, Logits, ThoughtWriter]:
+        """The passes of a thought, which is told to `on_text` while it grows."""
         cap = min(self.options.thought_tokens or self.bundle.spec.thought_cap, self.bundle.spec.thought_cap)
         seconds = self.options.thought_seconds
         limits = ThoughtLimits(cap, lambda: seconds is not None and clock.elapsed() > seconds)
         writer = ThoughtWriter(
-            self._backend, self.bundle.spec.layout, self._chooser, limits, self._drafts, CPU_ROW_COST
+            self.bundle.spec.layout, self._chooser, limits, self._drafts, CPU_ROW_COST, prompt, features
         )
         while not writer.finished:
             if should_stop is not None and should_stop():
                 raise DecisionStopped("The decision was stopped while thinking.")
-            if writer.passes == 0:
-                writer.start(prompt, features)
+            writer.take((yield writer.plan()))
+            if writer.passes == 1:
                 clock.lap("prefill")
-            else:
-                writer.go_on()
             if on_text is not None:
                 on_text(self._words(writer.ids), len(writer.ids), writer.kept)
         clock.lap("think")
         if self.options.drafts and self.options.decoding == "hybrid":
             self._drafts.remember(writer.ids)
-        return np.array(writer.ids, np.int64), writer
+        return writer
 
     def _prompt(self, instruction: str) -> NDArray[np.int64]:
         """Prompt ids, kept per instruction: an episode asks the same one hundreds of times."""
@@ -293,7 +328,7 @@ class Policy:
         return text.rstrip(_UNFINISHED_CHARACTER).strip()
 
 
-class _Stopwatch:
+class Stopwatch:
     """Seconds per phase of one decision."""
 
     def __init__(self) -> None:
@@ -301,12 +336,15 @@ class _Stopwatch:
         self._laps = dict.fromkeys(PHASES, 0.0)
 
     def lap(self, phase: str) -> None:
+        """Books the time since the last lap to a phase."""
         now = time.perf_counter()
         self._laps[phase] = now - self._last
         self._last = now
 
     def elapsed(self) -> float:
+        """Seconds since the decision began."""
         return time.perf_counter() - self._start
 
     def finish(self) -> dict[str, float]:
+        """All phases and their total."""
         return {**self._laps, "total": self._last - self._start}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend, Logits
+from dtvla.policy.backends import Logits, Pass
 from dtvla.policy.decoding import Chooser, require_finite
 from dtvla.policy.drafts import Drafts
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
@@ -36,33 +36,37 @@ class ThoughtLimits:
 
 
 class ThoughtWriter:
-    """One thought while it is written. `start` is the prefill, `go_on` every further pass.
+    """One thought while it is written: `plan` says what the next pass is, `take` reads what it gave.
 
     Args:
-        backend: its cache is filled with the prompt and the thought.
         layout: token ids and sizes.
         chooser: picks words from logits.
         limits: when to end.
         drafts: earlier thoughts; an empty one gives plain decoding, token by token. What stood is recorded.
         row_cost: what one more row costs against one more pass. It decides how far a draft is tried: on a
             GPU rows are almost free, on a CPU they are not.
+        prompt: ids of the prompt.
+        features: image features [F, H] for its image ids.
     """
 
     def __init__(
         self,
-        backend: Backend,
         layout: TokenLayout,
         chooser: Chooser,
         limits: ThoughtLimits,
         drafts: Drafts,
         row_cost: float,
+        prompt: NDArray[np.int64],
+        features: NDArray[np.float32] | None,
     ) -> None:
-        self._backend, self._layout, self._chooser = backend, layout, chooser
+        self._layout, self._chooser = layout, chooser
         self._limits, self._drafts, self._row_cost = limits, drafts, row_cost
-        self._prefix_len = 0
+        self._prompt, self._features = prompt, features
         self._draft_position: int | None = (
             0  # where the newest thought goes on; None: the words left its track
         )
+        self._draft: list[int] = []  # what the planned pass tries
+        self._decides = False  # the planned pass holds the action block
         self.ids: list[int] = []
         self.kept = 0  # how many of them came from a draft
         self.passes = 0
@@ -80,59 +84,46 @@ class ThoughtWriter:
             self.complete or len(self.ids) >= self._limits.tokens or self._limits.out_of_time()
         )
 
-    def start(self, prompt: NDArray[np.int64], features: NDArray[np.float32] | None) -> None:
-        """The first pass: the prompt, and behind it the newest thought as far as it is likely to stand.
-
-        Raises:
-            PolicyFault: the model's output is not finite.
-        """
-        self._prefix_len = len(prompt)
-        self._run(prompt, 0, features, self._drafts.rest_of_newest(0))
-
-    def go_on(self) -> None:
-        """One more pass: at least one more token.
-
-        Raises:
-            PolicyFault: the model's output is not finite.
-        """
-        candidate: Sequence[int] = ()
-        if self._draft_position is not None:
-            candidate = self._drafts.rest_of_newest(self._draft_position)
-        if not candidate:
-            self._draft_position = None
-            candidate = self._drafts.lookup(self.ids)
-        known = len(self.ids) - 1
-        self._run(np.array(self.ids[-1:], np.int64), self._prefix_len + known, None, candidate)
-
-    def _run(
-        self,
-        ids: NDArray[np.int64],
-        position: int,
-        features: NDArray[np.float32] | None,
-        candidate: Sequence[int],
-    ) -> None:
-        """Runs `ids` and the likely part of `candidate` from `position` on; takes the words that stand."""
-        draft, decides = self._likely(candidate)
-        feed = draft[
-            :-1
-        ]  # the last word of a draft is only compared; `<action>` is a row of the action block
-        block = self._layout.action_block() if decides else np.empty(0, np.int64)
+    def plan(self) -> Pass:
+        """The next pass: first the prompt and the newest thought, then the last word and how it may go on."""
+        if self.ids:
+            ids = np.array(self.ids[-1:], np.int64)
+            position, features = len(self._prompt) + len(self.ids) - 1, None
+        else:
+            ids, position, features = self._prompt, 0, self._features
+        self._draft, self._decides = self._likely(self._candidate())
+        feed = self._draft[:-1]  # the last word is only compared; `<action>` is a row of the action block
+        block = self._layout.action_block() if self._decides else np.empty(0, np.int64)
         rows = np.concatenate([ids, feed, block]).astype(np.int64)
-        first = len(ids) - 1
-        think_rows = range(first, first + max(len(draft), 1))
-        action_row = len(ids) + len(feed)
-        bounds = Bounds(
-            self._prefix_len, position + action_row if decides else NEVER, position + len(rows), position
+        first, action_row = len(ids) - 1, len(ids) + len(feed)
+        start = position + action_row if self._decides else NEVER
+        return Pass(
+            rows,
+            Bounds(len(self._prompt), start, position + len(rows), position),
+            features,
+            tuple(range(first, first + max(len(self._draft), 1))),
+            tuple(range(action_row, action_row + self._layout.slots)) if self._decides else (),
         )
-        action_rows = range(action_row, action_row + self._layout.slots) if decides else ()
-        out = self._backend.decode(
-            rows, bounds, features=features, think_rows=tuple(think_rows), action_rows=tuple(action_rows)
-        )
+
+    def take(self, out: Logits) -> None:
+        """Takes the words of the planned pass that stand, and its actions if all of them do.
+
+        Raises:
+            PolicyFault: the model's output is not finite.
+        """
         self.passes += 1
-        stands = self._take(draft, out)
-        if decides and stands:
+        if self._take_words(out.think) and self._decides:
             require_finite(out.action)
             self.action_logits = out.action
+
+    def _candidate(self) -> Sequence[int]:
+        """How the thought may go on: as the newest one does, or as one that said the same words."""
+        if self._draft_position is not None:
+            candidate = self._drafts.rest_of_newest(self._draft_position)
+            if candidate:
+                return candidate
+        self._draft_position = None
+        return self._drafts.lookup(self.ids)
 
     def _likely(self, candidate: Sequence[int]) -> tuple[list[int], bool]:
         """The start of a candidate that is worth its rows, and whether the action block behind it is too."""
@@ -149,10 +140,11 @@ class ThoughtWriter:
         block = self._row_cost * (self._layout.slots + 3)
         return draft, bool(draft) and self._ends([*self.ids, *draft]) and chance > block / (1.0 + block)
 
-    def _take(self, draft: list[int], out: Logits) -> bool:
+    def _take_words(self, logits: NDArray[np.float32]) -> bool:
         """Chooses words row by row until one differs from the draft; True when the whole draft stood."""
-        for i, logits in enumerate(out.think):
-            token = self._chooser.word(logits)
+        draft = self._draft
+        for i, row in enumerate(logits):
+            token = self._chooser.word(row)
             stood = i < len(draft) and token == draft[i]
             if i < len(draft):
                 self._drafts.record(self.ids[-1] if self.ids else -1, stood)

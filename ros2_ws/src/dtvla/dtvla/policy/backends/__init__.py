@@ -18,6 +18,26 @@ class Logits(NamedTuple):
     action: NDArray[np.float32]  # [action rows, bins]
 
 
+class Pass(NamedTuple):
+    """What a decoder pass is asked (see `Backend.decode`)."""
+
+    ids: NDArray[np.int64]
+    bounds: Bounds
+    features: NDArray[np.float32] | None = None
+    think_rows: Sequence[int] = ()
+    action_rows: Sequence[int] = ()
+
+    def run(self, backend: Backend) -> Logits:
+        """Runs the pass for the one sequence of a backend."""
+        return backend.decode(
+            self.ids,
+            self.bounds,
+            features=self.features,
+            think_rows=self.think_rows,
+            action_rows=self.action_rows,
+        )
+
+
 class Backend(Protocol):
     """Runs the vision tower and the decoder of one sequence; the keys and values stay inside."""
 

@@ -35,18 +35,18 @@ class OnnxRuntimeBackend:
 
     def __init__(self, folder: Path, spec: PolicySpec, threads: int | None = None) -> None:
         self._vision = _session(folder / "vision.onnx", threads or 1, scatters=False)
-        self._decoder = _session(folder / "decoder.onnx", threads or 1, scatters=True)
+        self.decoder = _session(folder / "decoder.onnx", threads or 1, scatters=True)
         _check_vision(self._vision, folder / "vision.onnx", spec)
-        self._hidden = _check_decoder(self._decoder, folder / "decoder.onnx", spec.layout)
+        self.hidden_size = _check_decoder(self.decoder, folder / "decoder.onnx", spec.layout)
         self._length = spec.cache_length
         self._vocab_size = spec.layout.vocab_size
         self._make_cache()
 
     def _make_cache(self) -> None:
-        self._caches = self._allocate_caches()
-        self._no_features = np.zeros((1, 0, self._hidden), np.float32)
-        self._block = self._bind_caches()
-        self._step = _Step(self._bind_caches(), self._no_features, self._vocab_size)
+        self._caches = self.allocate_caches(1, self._length)
+        self._no_features = np.zeros((1, 0, self.hidden_size), np.float32)
+        self._block = self.bind_caches(self._caches)
+        self._step = _Step(self.bind_caches(self._caches), self._no_features, self._vocab_size)
 
     def sibling(self) -> OnnxRuntimeBackend:
         """See `Backend.sibling`; a session of ONNX Runtime may run in several threads."""
@@ -67,7 +67,7 @@ class OnnxRuntimeBackend:
     def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
         features = self._vision.run(["features"], {"pixels": pixels})[0]
-        return np.asarray(features).reshape(-1, self._hidden)
+        return np.asarray(features).reshape(-1, self.hidden_size)
 
     def decode(
         self,
@@ -88,7 +88,7 @@ class OnnxRuntimeBackend:
                 f"{len(ids)} rows from position {bounds.q_start} on exceed the cache of {self._length} rows."
             )
         if len(ids) == 1 and features is None and tuple(think_rows) == (0,) and not len(action_rows):
-            return Logits(self._step.run(self._decoder, int(ids[0]), bounds), _NO_ACTIONS)
+            return Logits(self._step.run(self.decoder, int(ids[0]), bounds), _NO_ACTIONS)
         binding = self._block
         binding.bind_cpu_input("ids", np.ascontiguousarray(ids[None], np.int64))
         binding.bind_cpu_input("features", self._no_features if features is None else features[None])
@@ -98,22 +98,22 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input("act_rows", np.asarray(action_rows, np.int64))
         for name in ("think_logits", "action_logits"):
             binding.bind_output(name, "cpu")
-        self._decoder.run_with_iobinding(binding)
+        self.decoder.run_with_iobinding(binding)
         think, action = (value.numpy()[0] for value in binding.get_outputs()[-2:])
         return Logits(think, action)
 
-    def _allocate_caches(self) -> dict[str, ort.OrtValue]:
-        """One buffer per layer for keys and one for values."""
-        shapes = {entry.name: entry.shape for entry in self._decoder.get_inputs() if _is_cache(entry.name)}
+    def allocate_caches(self, batch: int, length: int) -> dict[str, ort.OrtValue]:
+        """One zeroed buffer per layer for keys and one for values, by the graph's names."""
+        shapes = {entry.name: entry.shape for entry in self.decoder.get_inputs() if _is_cache(entry.name)}
         return {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, self._length, head_dim), np.float32))
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((batch, heads, length, head_dim), np.float32))
             for name, (_, heads, _, head_dim) in shapes.items()
         }
 
-    def _bind_caches(self) -> ort.IOBinding:
+    def bind_caches(self, caches: dict[str, ort.OrtValue]) -> ort.IOBinding:
         """A binding in which every cache is input and output at once, so that nothing is copied."""
-        binding = self._decoder.io_binding()
-        for name, cache in self._caches.items():
+        binding = self.decoder.io_binding()
+        for name, cache in caches.items():
             binding.bind_ortvalue_input(name, cache)
             binding.bind_ortvalue_output(f"{name}_out", cache)
         return binding

@@ -1,0 +1,225 @@
+"""Measures what thinking costs: plain, with drafts, in the background, and not at all.
+
+The looks are recorded first, in closed loop, by the policy itself thinking plainly; then every way of
+thinking decides on each look, one after the other, so that a busy machine is busy for all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
+from dtvla.policy.bundle import Bundle
+from dtvla.policy.decoding import Chooser
+from dtvla.policy.layout import NEVER, Bounds
+from dtvla.policy.runner import Decision, DecisionOptions, Policy
+
+MODES = ("plain", "drafts", "background", "no thought")
+MOST_OF_MASKED = 1.3  # target: a decision with drafts against one with an empty thought
+IMAGE_PX = 128
+SEED0 = 20_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """One recorded look: what the policy saw and what it plainly thought."""
+
+    images: dict[str, NDArray[np.uint8]]
+    instruction: str
+    thought: NDArray[np.int64]
+    first: bool  # of its episode
+
+
+@dataclass
+class ModeFigures:
+    """One way of thinking. Latencies are [p50, p99] in ms."""
+
+    decisions: int
+    tokens: float
+    passes: float
+    kept: float  # share of thought tokens that came from a draft
+    latency_ms: tuple[float, float]
+    words_changed: int  # decisions whose thought is not the plain one
+    actions_changed: int
+
+
+@dataclass
+class ThoughtReport:
+    """What thinking costs with one bundle."""
+
+    bundle: str
+    scripted: bool  # the words were dictated (random weights think nothing): only the time is real
+    row_cost: float  # one more row of a pass against one more pass
+    modes: dict[str, ModeFigures] = field(default_factory=dict)
+
+    @property
+    def of_masked(self) -> float:
+        """Median decision with drafts against the median without a thought."""
+        return self.modes["drafts"].latency_ms[0] / self.modes["no thought"].latency_ms[0]
+
+    @property
+    def speed_up(self) -> float:
+        """Median plain decision against the median with drafts."""
+        return self.modes["plain"].latency_ms[0] / self.modes["drafts"].latency_ms[0]
+
+
+class DictatedWords(Chooser):
+    """Takes words from a recorded thought instead of from the logits, in the same number of passes."""
+
+    words: Iterable[int] = ()
+
+    def word(self, logits: NDArray[np.float32]) -> int:
+        """The next recorded word."""
+        self.words = iter(self.words)
+        return next(self.words)
+
+
+def record(bundle: Path, suite: str, decisions: int, progress: Callable[[str], None]) -> list[Look]:
+    """At least `decisions` looks of whole episodes in closed loop, tasks in turn."""
+    context = multiprocessing.get_context("spawn")  # a renderer does not survive a fork
+    here, there = context.Pipe(duplex=False)
+    worker = context.Process(target=_record, args=(there, bundle, suite, decisions), daemon=True)
+    worker.start()
+    there.close()
+    looks: list[Look] = []
+    try:
+        while len(looks) < decisions:
+            looks += here.recv()
+            progress(f"recorded {len(looks)} of {decisions} looks")
+    except EOFError:
+        raise RuntimeError("The recording process died. `dtvla doctor` may know why.") from None
+    worker.join()
+    return looks
+
+
+def _record(pipe: Connection, bundle: Path, suite: str, decisions: int) -> None:
+    from dtvla.sim.env import SimEnv, list_tasks
+
+    policy = Policy.load(bundle, options=DecisionOptions(drafts=False))
+    tasks, count, episode = list_tasks(suite), 0, 0
+    env: SimEnv | None = None
+    while count < decisions:
+        task = episode % len(tasks)
+        if env is not None:
+            env.close()
+        env = SimEnv(suite, task, image_size=IMAGE_PX)
+        policy.reset()
+        obs = env.reset(SEED0 + episode)
+        looks: list[Look] = []
+        while not obs.success and obs.step < env.info.max_steps:
+            decision = policy.decide(obs.images, env.info.language)
+            looks.append(Look(obs.images, env.info.language, decision.thought_ids, first=not looks))
+            rows = decision.raw_actions[: policy.bundle.spec.execute_steps]
+            for i, action in enumerate(rows):
+                obs = env.step(action, look=i == len(rows) - 1)
+                if obs.success:
+                    break
+        pipe.send(looks)
+        count, episode = count + len(looks), episode + 1
+
+
+def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> ThoughtReport:
+    """Decides on every look in every mode.
+
+    Args:
+        bundle: the policy.
+        looks: recorded looks.
+        scripted: dictate the recorded thoughts; the bundle's tokenizer must know their ids.
+    """
+    loaded = Bundle.load(bundle)
+    backend = OnnxRuntimeBackend(loaded.path, loaded.spec)
+    layout = loaded.spec.layout
+    options = {
+        "plain": DecisionOptions(drafts=False),
+        "drafts": DecisionOptions(),
+        "background": DecisionOptions(),
+        "no thought": DecisionOptions(decoding="masked"),
+    }
+    choosers = {name: DictatedWords(layout) if scripted else Chooser(layout) for name in MODES}
+    policies = {name: Policy(loaded, backend.sibling(), options[name], choosers[name]) for name in MODES}
+    report = ThoughtReport(str(bundle), scripted, round(row_cost(backend, layout.end_think), 3))
+    decisions: dict[str, list[Decision]] = {name: [] for name in MODES}
+    for look in looks:
+        for name in MODES:
+            chooser = choosers[name]
+            if isinstance(chooser, DictatedWords):
+                chooser.words = look.thought.tolist()
+            if look.first:
+                policies[name].reset()
+            if name == "background" and not look.first:
+                known = decisions["plain"][-2].thought_ids  # what was thought about the look before
+                decision = policies[name].act(look.images, look.instruction, known)
+            else:
+                decision = policies[name].decide(look.images, look.instruction)
+            decisions[name].append(decision)
+    for name in MODES:
+        report.modes[name] = _figures(decisions[name], decisions["plain"])
+    return report
+
+
+def _figures(decisions: list[Decision], plain: list[Decision]) -> ModeFigures:
+    milliseconds = [1e3 * decision.timings["total"] for decision in decisions]
+    pairs = list(zip(decisions, plain, strict=True))
+    median, worst = np.percentile(milliseconds, (50, 99))
+    return ModeFigures(
+        decisions=len(decisions),
+        tokens=round(float(np.mean([d.tokens for d in decisions])), 1),
+        passes=round(float(np.mean([d.passes for d in decisions])), 1),
+        kept=round(sum(d.kept for d in decisions) / sum(d.tokens for d in decisions), 3),
+        latency_ms=(round(float(median), 2), round(float(worst), 2)),
+        words_changed=sum(d.thought_ids.tolist() != p.thought_ids.tolist() for d, p in pairs),
+        actions_changed=sum(bool((d.raw_actions != p.raw_actions).any()) for d, p in pairs),
+    )
+
+
+def row_cost(backend: OnnxRuntimeBackend, token: int, more: int = 16, repeats: int = 50) -> float:
+    """One more row of a pass against a pass of one row, by medians."""
+
+    def median_s(rows: int) -> float:
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            backend.decode(
+                np.full(rows, token), Bounds(100, NEVER, 100 + rows, 100), think_rows=tuple(range(rows))
+            )
+            seconds.append(time.perf_counter() - started)
+        return float(np.median(seconds))
+
+    one = median_s(1)
+    return (median_s(1 + more) - one) / more / one
+
+
+def table(report: ThoughtReport) -> Table:
+    """The report for people."""
+    words = "dictated thoughts, random weights" if report.scripted else "recorded looks"
+    view = Table(
+        title=f"What thinking costs ({Path(report.bundle).name}, {words}, one more row costs "
+        f"{report.row_cost:.2f} of a pass)"
+    )
+    heads = ("mode", "tokens", "kept", "passes", "p50", "p99", "against no thought", "other words", "actions")
+    for name in heads:
+        view.add_column(name, justify="left" if name == "mode" else "right")
+    base = report.modes["no thought"].latency_ms[0]
+    for name, mode in report.modes.items():
+        same = name in ("plain", "no thought")
+        view.add_row(
+            name,
+            f"{mode.tokens:.1f}",
+            f"{mode.kept:.0%}",
+            f"{mode.passes:.1f}",
+            f"{mode.latency_ms[0]:.1f} ms",
+            f"{mode.latency_ms[1]:.1f} ms",
+            f"{mode.latency_ms[0] / base:.2f} x",
+            "" if same else f"{mode.words_changed} of {mode.decisions}",
+            "" if same else f"{mode.actions_changed} of {mode.decisions}",
+        )
+    return view

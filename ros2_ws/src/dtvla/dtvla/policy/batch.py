@@ -1,0 +1,122 @@
+"""Decisions for several robots in shared passes: the same results as alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.policy.backends import Logits, Pass
+from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
+from dtvla.policy.backends.onnxruntime_batch import OnnxRuntimeBatch
+from dtvla.policy.bundle import Bundle
+from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
+from dtvla.policy.runner import Decision, DecisionOptions, OnText, Policy, Stopwatch
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one robot wants decided (see `Policy.decide`)."""
+
+    images: Mapping[str, NDArray[np.uint8]]
+    instruction: str
+    on_text: OnText | None = None
+    should_stop: Callable[[], bool] | None = None
+
+
+Answer = Decision | PolicyInputError | DecisionStopped | PolicyFault
+
+
+class PolicyBatch:
+    """One policy for `size` robots; not thread-safe. Every robot has its own drafts, draws and cache.
+
+    Args:
+        bundle: the policy.
+        size: number of robots.
+        threads: threads of one operator; None picks what suits the backend.
+        options: how decisions are made; the autoregressive baseline is for one robot only.
+
+    Raises:
+        BundleError: the bundle must not be run.
+        ValueError: options that cannot be batched.
+    """
+
+    def __init__(
+        self, bundle: Bundle, size: int, threads: int | None = None, options: DecisionOptions | None = None
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"A batch serves at least one robot, not {size}.")
+        options = options or DecisionOptions()
+        if options.decoding == "autoregressive":
+            raise ValueError("Autoregressive actions are a baseline for one robot; choose another decoding.")
+        backend = OnnxRuntimeBackend(bundle.path, bundle.spec, threads)
+        self._batch = OnnxRuntimeBatch(backend, size, slack=bundle.spec.thought_cap + 2)
+        self._robots = [Policy(bundle, backend, options) for _ in range(size)]
+
+    def __len__(self) -> int:
+        return len(self._robots)
+
+    def reset(self, robot: int) -> None:
+        """Forgets what belongs to a robot's episode."""
+        self._robots[robot].reset()
+
+    def decide(self, requests: Mapping[int, Request]) -> dict[int, Answer]:
+        """One decision for each robot that asks.
+
+        Returns:
+            The decision, or what kept this robot from one; the others are not held up by it.
+        """
+        answers: dict[int, Answer] = {}
+        running = self._begin(requests, answers)
+        passes = {robot: self._advance(robot, deciding, None, answers) for robot, deciding in running.items()}
+        while any(step is not None for step in passes.values()):
+            logits = self._batch.decode([passes.get(robot) for robot in range(len(self._robots))])
+            for robot, step in passes.items():
+                if step is not None:
+                    passes[robot] = self._advance(robot, running[robot], logits[robot], answers)
+        return answers
+
+    def _begin(
+        self, requests: Mapping[int, Request], answers: dict[int, Answer]
+    ) -> dict[int, Generator[Pass, Logits, Decision]]:
+        """Looks with all eyes at once."""
+        clocks = {robot: Stopwatch() for robot in requests}
+        looks = {}
+        for robot, request in requests.items():
+            try:
+                looks[robot] = self._robots[robot].prepare(request.images, request.instruction, clocks[robot])
+            except PolicyInputError as error:
+                answers[robot] = error
+        if not looks:
+            return {}
+        pixels = np.concatenate([pixels for _, pixels in looks.values()])
+        features = np.split(self._batch.encode(pixels), len(looks))
+        running = {}
+        for (robot, (prompt, _)), own in zip(looks.items(), features, strict=True):
+            clocks[robot].lap("vision")
+            request = requests[robot]
+            running[robot] = self._robots[robot].deciding(
+                prompt, own, clocks[robot], request.on_text, request.should_stop
+            )
+        return running
+
+    def _advance(
+        self,
+        robot: int,
+        deciding: Generator[Pass, Logits, Decision],
+        logits: Logits | None,
+        answers: dict[int, Answer],
+    ) -> Pass | None:
+        """Gives a decision its logits; returns its next pass, or None when there is an answer."""
+        try:
+            return next(deciding) if logits is None else deciding.send(logits)
+        except StopIteration as done:
+            answers[robot] = done.value
+        except DecisionStopped as stopped:
+            answers[robot] = stopped
+        except PolicyFault as fault:
+            self._batch.clear(robot)
+            answers[robot] = fault
+        return None
