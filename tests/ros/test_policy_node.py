@@ -28,14 +28,16 @@ INSTRUCTION = "Pick up the can"
 class Stage:
     """A policy process with the test as its cameras and its operator."""
 
-    def __init__(self, probe: Probe, process: NodeProcess) -> None:
+    def __init__(self, probe: Probe, process: NodeProcess, prefix: str = "") -> None:
         self.probe = probe
         self.process = process
-        self.chunks = probe.listen(ActionChunk, "/policy/action_chunk")
-        self.thoughts = probe.listen(Reasoning, "/policy/reasoning", qos.STREAM)
-        self.cameras = {c: probe.speak(Image, f"/{c}/image_raw", qos.SENSOR) for c in ("agentview", "wrist")}
-        self.operator = probe.speak(String, "/instruction", qos.LATCHED)
-        probe.expect(lambda: probe.node.count_publishers("/policy/action_chunk") > 0, "no policy")
+        self.chunks = probe.listen(ActionChunk, f"{prefix}/policy/action_chunk")
+        self.thoughts = probe.listen(Reasoning, f"{prefix}/policy/reasoning", qos.STREAM)
+        self.cameras = {
+            c: probe.speak(Image, f"{prefix}/{c}/image_raw", qos.SENSOR) for c in ("agentview", "wrist")
+        }
+        self.operator = probe.speak(String, f"{prefix}/instruction", qos.LATCHED)
+        probe.expect(lambda: probe.node.count_publishers(f"{prefix}/policy/action_chunk") > 0, "no policy")
         self.now_ns = time.time_ns()
 
     def instruct(self, words: str) -> None:
@@ -279,3 +281,24 @@ def test_with_thoughts_in_the_background_a_chunk_says_how_old_its_thought_is(
         stage.instruct("Open the drawer")
         chunk = stage.decide()
         assert (chunk.instruction, age_s(chunk)) == ("Open the drawer", 0.0)
+
+
+def test_one_node_serves_two_robots_each_as_if_it_were_alone(
+    stage: Stage, tmp_path: Path, random_bundle_path: Path
+) -> None:
+    parameters = {"bundle": str(random_bundle_path), "robots": "left,right"}
+    with (
+        probe_domain() as (probe, domain),
+        active("policy_node", probe, domain, tmp_path, **parameters) as process,
+    ):
+        left, right = (Stage(probe, process, f"/{name}") for name in ("left", "right"))
+        left.instruct(INSTRUCTION)
+        right.instruct("Open the drawer")
+        chunks = {"left": left.decide(), "right": right.decide()}
+        assert [chunks[name].instruction for name in chunks] == [INSTRUCTION, "Open the drawer"]
+        stage.instruct(INSTRUCTION)
+        alone = stage.decide()
+        assert chunks["left"].thought == alone.thought
+        np.testing.assert_allclose(chunks["left"].raw_actions, alone.raw_actions, atol=1e-4)
+        right.show_until_complaint("right: The images of camera 'wrist'", encoding="bgr8")
+        assert left.decide().thought, "a bad camera of one robot holds up the other"

@@ -14,6 +14,7 @@ from dtvla.nodes.console_view import Scene, episode_line, latency_line, panel, t
 from dtvla.nodes.eyes import Cadence, Eyes, Look
 from dtvla.nodes.instructions import checked
 from dtvla.nodes.parameters import Refusal
+from dtvla.nodes.policy_node import robots
 from dtvla.nodes.video import SIZE, Caption, EpisodeVideo, Painter
 from dtvla.nodes.worker import Discarded, Job, Worker
 from dtvla.nodes.world import raw_action
@@ -66,15 +67,16 @@ def test_a_decision_is_due_once_per_interval_and_after_a_jump(last: int | None, 
     assert Cadence(5 * PERIOD_NS, PERIOD_NS, last).due(now) == due
 
 
-def job(number: int) -> Job:
-    return Job(number, Look(0, {}), "Pick up the can", fresh=False)
+def job(number: int, robot: str = "") -> Job:
+    return Job(robot, number, Look(0, {}), "Pick up the can", fresh=False)
 
 
 def test_the_worker_forgets_a_discarded_job_and_takes_the_next() -> None:
     started, release, done = threading.Event(), threading.Event(), threading.Event()
     wanted: dict[int, bool] = {}
 
-    def work(current: Job, discarded: Discarded) -> None:
+    def work(jobs: list[tuple[Job, Discarded]]) -> None:
+        ((current, discarded),) = jobs
         started.set()
         release.wait(10)
         wanted[current.decision_id] = not discarded()
@@ -84,9 +86,9 @@ def test_the_worker_forgets_a_discarded_job_and_takes_the_next() -> None:
     worker = Worker(work)
     worker.submit(job(1))
     assert started.wait(10)
-    assert worker.busy
-    worker.discard()
-    assert not worker.busy
+    assert worker.busy("")
+    worker.discard("")
+    assert not worker.busy("")
     worker.submit(job(2))
     release.set()
     assert done.wait(10)
@@ -94,11 +96,44 @@ def test_the_worker_forgets_a_discarded_job_and_takes_the_next() -> None:
     assert wanted == {1: False, 2: True}
 
 
+def test_robots_that_wait_while_others_decide_are_served_together() -> None:
+    started, release, done = threading.Event(), threading.Event(), threading.Event()
+    served: list[list[tuple[str, bool]]] = []
+
+    def work(jobs: list[tuple[Job, Discarded]]) -> None:
+        started.set()
+        release.wait(10)
+        served.append([(current.robot, not discarded()) for current, discarded in jobs])
+        if len(served) == 2:
+            done.set()
+
+    worker = Worker(work)
+    worker.submit(job(1, "left"))
+    assert started.wait(10)
+    worker.submit(job(2, "right"))
+    worker.submit(job(3, "third"))
+    worker.discard("third")
+    worker.submit(job(4, "fourth"))
+    assert [worker.busy(name) for name in ("left", "right", "third")] == [True, True, False]
+    release.set()
+    assert done.wait(10)
+    worker.close()
+    assert served == [[("left", True)], [("right", True), ("fourth", True)]]
+
+
 def test_a_closed_worker_ends_its_thread() -> None:
     before = threading.active_count()
-    worker = Worker(lambda current, discarded: None)
+    worker = Worker(lambda jobs: None)
     worker.close()
     assert threading.active_count() == before
+
+
+def test_robots_are_named_by_namespaces_that_ros_allows() -> None:
+    assert robots("") == [""]
+    assert robots("left, /right") == ["left", "right"]
+    for wrong, words in [("2nd", "no namespace"), ("a,a", "different names"), ("a,", "different names")]:
+        with pytest.raises(Refusal, match=words):
+            robots(wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,12 @@ class GoalServer:
         node: the node that serves the action.
         begin: starts to follow an instruction; raises `Refusal` with a sentence.
         halt: stops deciding and holds the arm.
+        prefix: of the action's name, for one of several robots.
     """
 
-    def __init__(self, node: GraphNode, begin: Callable[[str], None], halt: Callable[[], None]) -> None:
+    def __init__(
+        self, node: GraphNode, begin: Callable[[str], None], halt: Callable[[], None], prefix: str = ""
+    ) -> None:
         self._node = node
         self._begin = begin
         self._halt = halt
@@ -38,7 +41,7 @@ class GoalServer:
         self._server = ActionServer(
             node,
             ExecuteInstruction,
-            "/execute_instruction",
+            f"{prefix}/execute_instruction",
             execute_callback=self._execute,
             goal_callback=lambda request: guarded_goal(request) or GoalResponse.REJECT,
             cancel_callback=lambda goal: guarded_cancel(goal) or CancelResponse.ACCEPT,

@@ -128,6 +128,9 @@ LIBERO_BRIDGE = (
 POLICY = (
     Parameter("bundle", "", "Folder of the policy bundle; empty takes the one that ships with the package."),
     Parameter("backend", "auto", "Inference backend.", choices=("auto", "onnxruntime")),
+    Parameter(
+        "robots", "", "Namespaces of several robots, comma-separated; empty serves one without a namespace."
+    ),
     Parameter("threads", 0, "Inference threads; 0 lets the backend choose.", low=0, high=256),
     Parameter("drafts", True, "Try the last thoughts as drafts of the next one: faster, the same words."),
     Parameter(

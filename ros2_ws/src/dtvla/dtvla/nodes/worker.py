@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from dtvla.nodes.eyes import Look
 
@@ -17,6 +18,7 @@ class Job:
     """One decision to take.
 
     Attributes:
+        robot: whose it is; empty for the only one.
         decision_id: its number.
         look: what it is taken on.
         instruction: what is to be done.
@@ -24,6 +26,7 @@ class Job:
         submitted_s: monotonic time of its making, for the figures.
     """
 
+    robot: str
     decision_id: int
     look: Look
     instruction: str
@@ -32,56 +35,61 @@ class Job:
 
 
 class Worker:
-    """Runs one job at a time; a job can be discarded while it runs.
+    """Runs the jobs that wait, all at once; a job can be discarded while it runs.
 
-    `work(job, discarded)` is called in the worker's thread; `discarded()` says whether its result is
-    still wanted. It must not raise.
+    `work(jobs)` is called in the worker's thread with one job per robot and, for each, a function that says
+    whether its result is still wanted. It must not raise.
     """
 
-    def __init__(self, work: Callable[[Job, Discarded], None]) -> None:
+    def __init__(self, work: Callable[[list[tuple[Job, Discarded]]], None]) -> None:
         self._work = work
         self._condition = threading.Condition()
-        self._job: Job | None = None
-        self._wanted: Job | None = None
+        self._waiting: dict[str, Job] = {}
+        self._wanted: dict[str, Job] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="decisions", daemon=True)
         self._thread.start()
 
-    @property
-    def busy(self) -> bool:
-        """A wanted job waits or runs. (One that was discarded but still winds down does not count.)"""
+    def busy(self, robot: str) -> bool:
+        """A wanted job of this robot waits or runs; a discarded one that still winds down does not count."""
         with self._condition:
-            return self._wanted is not None
+            return robot in self._wanted
 
     def submit(self, job: Job) -> None:
-        """Puts a job in; it starts when a discarded one before it has wound down."""
+        """Puts a job in; it starts when what runs before it has wound down."""
         with self._condition:
-            self._job = self._wanted = job
+            self._waiting[job.robot] = self._wanted[job.robot] = job
             self._condition.notify()
 
-    def discard(self) -> None:
-        """The result of whatever waits or runs is not wanted any more."""
+    def discard(self, robot: str) -> None:
+        """The result of whatever waits or runs for this robot is not wanted any more."""
         with self._condition:
-            self._job = self._wanted = None
+            self._waiting.pop(robot, None)
+            self._wanted.pop(robot, None)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Discards everything and ends the thread."""
         with self._condition:
             self._closed = True
-            self._job = self._wanted = None
+            self._waiting.clear()
+            self._wanted.clear()
             self._condition.notify()
         self._thread.join(timeout_s)
 
     def _loop(self) -> None:
         while True:
             with self._condition:
-                while self._job is None and not self._closed:
+                while not self._waiting and not self._closed:
                     self._condition.wait()
                 if self._closed:
                     return
-                job, self._job = self._job, None
-            assert job is not None
-            self._work(job, lambda job=job: self._wanted is not job)  # type: ignore[misc]
+                jobs = list(self._waiting.values())
+                self._waiting.clear()
+            self._work([(job, partial(self._is_discarded, job)) for job in jobs])
             with self._condition:
-                if self._wanted is job:
-                    self._wanted = None
+                for job in jobs:
+                    if self._wanted.get(job.robot) is job:
+                        del self._wanted[job.robot]
+
+    def _is_discarded(self, job: Job) -> bool:
+        return self._wanted.get(job.robot) is not job
