@@ -19,7 +19,7 @@ from dtvla.policy.prompt import prompt_ids
 
 HOLD_OUT = 20  # every 20th seed is for validation
 # How often rows of a phase are drawn, by what the thought says comes next: at the grasp centimetres decide.
-PHASE_WEIGHTS = {"go down to it": 2.0, "close the gripper": 2.0}
+PHASE_WEIGHTS = {"go down to it": 4.0, "close the gripper": 4.0, "lift it": 2.0}
 
 
 # Rotation labels below this (in action units: 0.025 rad per step) become 0. The expert's small corrections

@@ -217,6 +217,7 @@ def test_a_published_checkpoint_becomes_a_policy_with_the_references_defaults(fo
     policy = load_policy(folder)
     assert policy.spec.decode_shift == 0
     assert policy.spec.execute_steps == 10
+    assert policy.spec.thought_cap == 2048
     assert policy.spec.normaliser.mask.tolist() == [True] * 6 + [False]
 
 

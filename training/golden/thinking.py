@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from dtvla.policy import decoding
 from dtvla.policy.backends import Backend
 from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.decoding import Chooser
+from dtvla.policy.drafts import Drafts
 from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout, allowed
 from dtvla.policy.spec import PolicySpec
+from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 from training import passes
 from training.cached import TorchBackend
 from training.golden.report import GAP, LOGITS, Section
@@ -78,12 +81,36 @@ def check_generation(golden: GoldenSet, name: str, backend: Backend, out: Sectio
             first = decoding.prefill(backend, prompt, features)
             free = list(decoding.think(backend, layout, len(prompt), first, cap))
             out.equal(f"thought, free run{_of(row, prompts)}", free, expected)
+            for what, thought in _with_drafts(backend, layout, prompt, features, expected, cap).items():
+                out.equal(f"thought, {what}{_of(row, prompts)}", thought, expected)
         else:
             out.skip(f"free run{_of(row, prompts)}: a step leads by less than {GAP}")
     if "image_features" in case:
         pixels = golden.pixels(name).numpy()
         features = case["image_features"]
         out.close("image features", backend.encode(pixels).reshape(features.shape), features, LOGITS)
+
+
+def _with_drafts(
+    backend: Backend,
+    layout: TokenLayout,
+    prompt: NDArray[np.int64],
+    features: NDArray[np.float32],
+    expected: NDArray[np.int64],
+    cap: int,
+) -> dict[str, list[int]]:
+    """The thought written with the thought itself as draft, and with one that is wrong in the middle."""
+    wrong = expected.copy()
+    wrong[len(wrong) // 2] = layout.pad
+    thoughts = {}
+    for what, draft in {"itself as draft": expected, "wrong draft": wrong}.items():
+        drafts = Drafts()
+        drafts.remember(draft)
+        writer = ThoughtWriter(layout, Chooser(layout), ThoughtLimits(cap), drafts, 0.0, prompt, features)
+        while not writer.finished:
+            writer.take(writer.plan().run(backend))
+        thoughts[what] = writer.ids
+    return thoughts
 
 
 def check_action_pass(golden: GoldenSet, name: str, backend: Backend, out: Section) -> None:

@@ -62,6 +62,7 @@ class BenchReport:
     bare_steps_per_s: float = 0.0
     memory_mb: dict[str, float] = field(default_factory=dict)
     thoughts: list[bench_thoughts.ThoughtReport] = field(default_factory=list)  # the first is of `bundle`
+    by_length_ms: dict[str, list[float]] = field(default_factory=dict)  # at `bench_thoughts.LENGTHS`
 
     def figures(self) -> dict[str, float]:
         """The figures that have a target, by its key."""
@@ -114,6 +115,12 @@ def run(
         if larger is not None:
             progress(f"ways of thinking with {larger.name}")
             report.thoughts.append(bench_thoughts.measure(larger, looks, scripted=True))
+        bundle = larger or options.bundle
+        progress(f"latency against the length of a thought with {bundle.name}")
+        report.by_length_ms = bench_thoughts.by_length(
+            bundle, looks[0], report.thoughts[0].modes["drafts"].kept
+        )
+        bench_thoughts.plot(report.by_length_ms, options.output / "latency.png", bundle.name)
     content = {**asdict(report), "figures": report.figures(), "missed": report.missed()}
     (options.output / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
     return report

@@ -26,6 +26,7 @@ from dtvla.policy.runner import Decision, DecisionOptions, Policy
 MODES = ("plain", "drafts", "background", "no thought")
 MOST_OF_MASKED = 1.3  # target: a decision with drafts against one with an empty thought
 IMAGE_PX = 128
+LENGTHS = (10, 20, 30, 40, 50, 60)  # tokens of a thought, tags included
 SEED0 = 20_000
 
 
@@ -179,6 +180,72 @@ def _figures(decisions: list[Decision], plain: list[Decision]) -> ModeFigures:
         words_changed=sum(d.thought_ids.tolist() != p.thought_ids.tolist() for d, p in pairs),
         actions_changed=sum(bool((d.raw_actions != p.raw_actions).any()) for d, p in pairs),
     )
+
+
+def by_length(
+    bundle: Path, look: Look, kept: float, lengths: Iterable[int] = LENGTHS, repeats: int = 6
+) -> dict[str, list[float]]:
+    """Median latency of a decision in ms against the length of its thought, by way of thinking.
+
+    The thoughts are dictated: made-up words, of which every n-th changes from one decision to the next, so
+    that the share `kept` of them stays as it was in recorded episodes. "reference" thinks token by
+    token, then runs the whole sequence again for its actions, as the published code does.
+    """
+    loaded = Bundle.load(bundle)
+    layout = loaded.spec.layout
+    backend = OnnxRuntimeBackend(loaded.path, loaded.spec)
+    words = [token for token in range(layout.action_begin) if token > layout.end_action]
+    curves: dict[str, list[float]] = {"reference": [], "plain": [], "drafts": [], "background": []}
+    every = max(2, round(1.0 / max(1.0 - kept, 1e-3)))
+    for length in lengths:
+        choosers = {"plain": DictatedWords(layout), "drafts": DictatedWords(layout)}
+        plain, drafts = (
+            Policy(loaded, backend.sibling(), DecisionOptions(drafts=name == "drafts"), chooser)
+            for name, chooser in choosers.items()
+        )
+        seconds: dict[str, list[float]] = {name: [] for name in curves}
+        before: list[int] = []
+        for turn in range(repeats + 1):
+            changing = [words[(turn * (i % every == 0) + i) % len(words)] for i in range(length - 3)]
+            thought = [layout.think, *changing, layout.end_think, layout.action]
+            decisions = {}
+            for name, policy in (("plain", plain), ("drafts", drafts)):
+                choosers[name].words = thought
+                decisions[name] = policy.decide(look.images, look.instruction)
+            known = np.array(before or thought)
+            decisions["background"] = drafts.act(look.images, look.instruction, known)
+            whole = plain.act(look.images, look.instruction, np.array(thought))
+            before = thought
+            if turn == 0:  # there is no draft yet
+                continue
+            for name, decision in decisions.items():
+                seconds[name].append(decision.timings["total"])
+            parts = decisions["plain"].timings
+            seconds["reference"].append(parts["total"] - parts["act"] + whole.timings["act"])
+        for name, values in seconds.items():
+            curves[name].append(round(1e3 * float(np.median(values)), 2))
+    return curves
+
+
+def plot(curves: dict[str, list[float]], path: Path, title: str, lengths: Iterable[int] = LENGTHS) -> None:
+    """Draws `by_length` into a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    names = {
+        "reference": "the reference's way (think, then all again)",
+        "plain": "plain (cached keys)",
+        "drafts": "drafts of the last thought",
+        "background": "acting on the last thought",
+    }
+    for name, values in curves.items():
+        axes.plot(list(lengths), values, marker="o", label=names[name])
+    axes.set(xlabel="length of the thought (tokens)", ylabel="median decision (ms)", title=title, ylim=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def row_cost(backend: OnnxRuntimeBackend, token: int, more: int = 16, repeats: int = 50) -> float:

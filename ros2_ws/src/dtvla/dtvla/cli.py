@@ -187,7 +187,8 @@ def evaluate(
         results = run(options, advance)
     folder = fresh_folder(output)
     write_results(folder / "results.json", options, results)
-    console.print(_success_table(results))
+    for table in _success_tables(results):
+        console.print(table)
     for result in results:
         if result.error:
             console.print(
@@ -197,13 +198,14 @@ def evaluate(
     return FAILED if any(result.error for result in results) else OK
 
 
-def _success_table(results: list[EpisodeResult]) -> Table:
-    """Success by task and in all, with 95 % intervals, and how the failures ended."""
+def _success_tables(results: list[EpisodeResult]) -> list[Table]:
+    """Success by task and in all with 95 % intervals, and how the failures ended."""
     from rich.table import Table
 
     from dtvla.sim.evaluation import OUTCOMES, wilson
 
-    view = Table("task", "solved", "rate", "95 % interval", "thoughts within 3 cm", *OUTCOMES[1:])
+    view = Table("task", "solved", "rate", "95 % interval", "thoughts within 3 cm")
+    endings = Table("task", *OUTCOMES[1:], title="How the failures ended")
     ran = [result for result in results if not result.error]
     names = sorted({result.task_name for result in ran})
     for name, group in [*((n, [r for r in ran if r.task_name == n]) for n in names), ("all", ran)]:
@@ -216,10 +218,12 @@ def _success_table(results: list[EpisodeResult]) -> Table:
                 f"{hits / len(group):.0%}",
                 f"{low:.0%} to {high:.0%}",
                 f"{near:.0%}",
-                *(str(sum(result.outcome == end for result in group)) for end in OUTCOMES[1:]),
             )
-            view.add_row(name, *counts, end_section=name == (names or ["all"])[-1])
-    return view
+            last = name == (names or ["all"])[-1]
+            view.add_row(name, *counts, end_section=last)
+            failed = (str(sum(result.outcome == ending for result in group)) for ending in OUTCOMES[1:])
+            endings.add_row(name, *failed, end_section=last)
+    return [view] if all(result.success for result in ran) else [view, endings]
 
 
 @app.command
