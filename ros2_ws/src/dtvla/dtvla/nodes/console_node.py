@@ -68,6 +68,7 @@ class ConsoleNode(Node):
             decision=message.decision_id,
             thought=message.text,
             tokens=message.tokens,
+            kept=message.kept_tokens,
             thinking=not message.finished,
             truncated=message.truncated,
         )

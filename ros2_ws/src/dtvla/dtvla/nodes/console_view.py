@@ -19,7 +19,8 @@ PHASES = ("preprocess", "vision", "prefill", "think", "act", "total")
 class Scene:
     """Everything the console knows.
 
-    `latencies_ms` are the phases of the newest decision; `problems` the sentences of nodes that are not well.
+    `kept` of the thought's `tokens` stood in the thought before. `latencies_ms` are the phases of the newest
+    decision; `problems` the sentences of nodes that are not well.
     """
 
     task: str = ""
@@ -32,6 +33,7 @@ class Scene:
     success: bool = False
     thought: str = ""
     tokens: int = 0
+    kept: int = 0
     thinking: bool = False
     truncated: bool = False
     decision: int = 0
@@ -72,7 +74,9 @@ def panel(scene: Scene, columns: int) -> RenderableType:
     if scene.truncated:
         thought.append("  (cut at the token limit)", style="yellow")
     rows: list[RenderableType] = [head, Text(where, style="dim"), bar, Text()]
-    rows += [Text(f"Decision {scene.decision}, {scene.tokens} tokens", style="dim"), thought, Text()]
+    tokens = f"Decision {scene.decision}, {scene.tokens} tokens"
+    tokens += f", {scene.kept} kept from the last thought" if scene.kept else ""
+    rows += [Text(tokens, style="dim"), thought, Text()]
     rows.append(Text(latency_line(scene) or "no decision yet", style="dim"))
     rows += [Text(f"{name}: {words}", style="red") for name, words in sorted(scene.problems.items())]
     width = min(WIDEST, columns - MARGIN)
