@@ -5,7 +5,6 @@ python -m model_export.sample runs/midsize      # hidden 512, 8 layers, 2 x 256 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from dtvla.policy.bundle import Bundle
 from dtvla.policy.codec import Normaliser
 from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.layout import TokenLayout
@@ -113,57 +111,3 @@ def random_bundle(out: Path, seed: int = 0, thought_cap: int = 12) -> Path:
     spec = random_spec(model.config.layout, model.config.vision.image_size, thought_cap)
     export_bundle(model, spec, tokenizer, Path(out))
     return Path(out)
-
-
-def midsize_bundle(out: Path, like: Path) -> Path:
-    """Writes a bundle of middle size with the tokenizer, prompts and limits of another one.
-
-    Args:
-        out: directory to create.
-        like: a bundle whose thoughts it can be dictated (`dtvla bench --larger`).
-    """
-    small = Bundle.load(like)
-    layout = small.spec.layout
-    raw: dict[str, Any] = {
-        **random_config(small.tokenizer),
-        "action_token_begin_idx": layout.action_begin,
-        "action_token_end_idx": layout.action_end,
-        "vision_config": {
-            "image_size": 224,
-            "patch_size": 14,
-            "hidden_size": 512,
-            "intermediate_size": 2048,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-        },
-        "text_config": {
-            "vocab_size": layout.vocab_size,
-            "hidden_size": 512,
-            "intermediate_size": 2048,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 2,
-            "head_dim": 64,
-        },
-    }
-    model = random_model(raw, seed=0, scale=0.02)
-    spec = replace(
-        small.spec,
-        layout=model.config.layout,
-        image=ImageSpec(224),
-        cache_length=768,
-        provenance={"note": "random weights, to measure time only"},
-    )
-    export_bundle(model, spec, small.tokenizer, Path(out))
-    return Path(out)
-
-
-if __name__ == "__main__":
-    import tyro
-
-    from dtvla.graph import default_bundle
-
-    def _main(out: Path, like: Path | None = None) -> None:
-        print(midsize_bundle(out, like or default_bundle()))
-
-    tyro.cli(_main, description=__doc__)

@@ -245,7 +245,7 @@ def bench(
         decisions: Decisions over which the ROS overhead is measured.
         thoughts: Looks over which the ways of thinking are compared; 0 leaves that out.
         larger: Another bundle with the same tokenizer; it is dictated the same thoughts
-            (`python -m model_export.sample` makes one of middle size).
+            (`python -m model_export.midsize` makes one of middle size).
         output: Where bench.json goes (a folder per run is made in it).
     """
     from dtvla import bench as benchmark

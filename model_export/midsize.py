@@ -1,0 +1,72 @@
+"""A policy of middle size with random weights, to measure time with.
+
+python -m model_export.midsize runs/midsize      # hidden 512, 8 layers, 2 x 256 image tokens
+dtvla bench --larger runs/midsize
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import Positional
+
+from dtvla.graph import default_bundle
+from dtvla.policy.bundle import Bundle
+from dtvla.policy.images import ImageSpec
+from model_export.bundle import export_bundle
+from model_export.sample import random_config, random_model
+
+
+def midsize_bundle(out: Path, like: Path) -> Path:
+    """Writes a bundle of middle size with the tokenizer, prompts and limits of another one.
+
+    Args:
+        out: directory to create.
+        like: a bundle whose thoughts it can be dictated (`dtvla bench --larger`).
+    """
+    small = Bundle.load(like)
+    layout = small.spec.layout
+    raw: dict[str, Any] = {
+        **random_config(small.tokenizer),
+        "action_token_begin_idx": layout.action_begin,
+        "action_token_end_idx": layout.action_end,
+        "vision_config": {
+            "image_size": 224,
+            "patch_size": 14,
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+        },
+        "text_config": {
+            "vocab_size": layout.vocab_size,
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+        },
+    }
+    model = random_model(raw, seed=0, scale=0.02)
+    spec = replace(
+        small.spec,
+        layout=model.config.layout,
+        image=ImageSpec(224),
+        cache_length=768,
+        provenance={"note": "random weights, to measure time only"},
+    )
+    export_bundle(model, spec, small.tokenizer, Path(out))
+    return Path(out)
+
+
+def main(out: Positional[Path], like: Path | None = None) -> None:
+    """Writes the bundle to OUT, with the tokenizer and limits of LIKE (default: the shipped bundle)."""
+    print(midsize_bundle(out, like or default_bundle()))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
