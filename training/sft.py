@@ -48,7 +48,7 @@ class Sft:
 
     data: Path = Path("data/embedded")
     out: Path = Path("runs/sft/embedded")
-    steps: int = 2800
+    steps: int = 2900
     batch: int = 32  # over all processes
     lr: float = 2e-3
     warmup: int = 100
@@ -299,7 +299,8 @@ def main(config: Sft) -> None:
         provenance={
             "code": git_commit(),
             "run": {key: str(value) for key, value in asdict(config).items()},
-            "dataset": f"{train.episodes} expert episodes of the embedded suite ({len(train)} frames)",
+            "dataset": f"{train.episodes} episodes of the embedded suite with the expert's labels "
+            f"({len(train.images)} looks, {len(train)} labelled rows)",
         },
     )
     tokenizer.save(str(config.out / "tokenizer.json"))
@@ -308,7 +309,8 @@ def main(config: Sft) -> None:
     (config.out / "policy.json").write_text(json.dumps(spec.to_json(), indent=1))
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
-        f"{parameters / 1e6:.2f} M parameters, {len(train)} frames of {train.episodes} episodes, step {step}"
+        f"{parameters / 1e6:.2f} M parameters, {len(train)} labelled rows of {train.episodes} episodes, "
+        f"step {step}"
     )
     _loop(config, model, optimisers, samples, unseen, codec, step, console)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -71,6 +71,15 @@ class ThoughtReport:
     def speed_up(self) -> float:
         """Median plain decision against the median with drafts."""
         return self.modes["plain"].latency_ms[0] / self.modes["drafts"].latency_ms[0]
+
+
+def enlarged(look: Look, size: int) -> Look:
+    """The look with its pixels repeated until a policy that sees `size` of them takes it."""
+    images = {}
+    for name, image in look.images.items():
+        times = -(-size // min(image.shape[:2]))
+        images[name] = np.repeat(np.repeat(image, times, 0), times, 1)
+    return replace(look, images=images)
 
 
 class DictatedWords(Chooser):
@@ -149,7 +158,8 @@ def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> Thoug
     policies = {name: Policy(loaded, backend.sibling(), options[name], choosers[name]) for name in MODES}
     report = ThoughtReport(str(bundle), scripted, round(row_cost(backend, layout.end_think), 3))
     decisions: dict[str, list[Decision]] = {name: [] for name in MODES}
-    for look in looks:
+    for recorded in looks:
+        look = enlarged(recorded, loaded.spec.image.size)
         for name in MODES:
             chooser = choosers[name]
             if isinstance(chooser, DictatedWords):
@@ -183,7 +193,7 @@ def _figures(decisions: list[Decision], plain: list[Decision]) -> ModeFigures:
 
 
 def by_length(
-    bundle: Path, look: Look, kept: float, lengths: Iterable[int] = LENGTHS, repeats: int = 6
+    bundle: Path, look: Look, kept: float, lengths: Iterable[int] = LENGTHS, repeats: int = 4
 ) -> dict[str, list[float]]:
     """Median latency of a decision in ms against the length of its thought, by way of thinking.
 
@@ -192,6 +202,7 @@ def by_length(
     token, then runs the whole sequence again for its actions, as the published code does.
     """
     loaded = Bundle.load(bundle)
+    look = enlarged(look, loaded.spec.image.size)
     layout = loaded.spec.layout
     backend = OnnxRuntimeBackend(loaded.path, loaded.spec)
     words = [token for token in range(layout.action_begin) if token > layout.end_action]

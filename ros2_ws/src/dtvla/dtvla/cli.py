@@ -148,6 +148,7 @@ def evaluate(
     seed0: int = 10_000,
     workers: int = 0,
     thinking: Literal["plain", "drafts", "lagging"] = "drafts",
+    decoding: Literal["hybrid", "autoregressive", "masked", "random", "none"] = "hybrid",
     output: Path = Path("runs/eval"),
 ) -> int:
     """Measure the policy's success in closed loop, in process (no ROS): the benchmark's protocol.
@@ -160,6 +161,9 @@ def evaluate(
         workers: Processes to use. Default: one per processor.
         thinking: plain writes each thought token by token; drafts tries the last thought first (faster, the
             same words); lagging acts on the thought about the image before.
+        decoding: The variants that the paper compares: hybrid thinks, then acts in one parallel pass;
+            autoregressive acts value by value; masked and random act on an empty or a random thought;
+            none leaves the thinking prompt out as well.
         output: Where the results go (a folder per run is made in it).
     """
     from rich.progress import Progress
@@ -173,7 +177,13 @@ def evaluate(
     path = Bundle.load(bundle or default_bundle()).path
     count = min(workers or os.cpu_count() or 1, episodes)
     options = EvalOptions(
-        policy=path, suite=suite, episodes=episodes, seed0=seed0, workers=count, thinking=thinking
+        policy=path,
+        suite=suite,
+        episodes=episodes,
+        seed0=seed0,
+        workers=count,
+        thinking=thinking,
+        decoding=decoding,
     )
     solved = 0
     with Progress(console=console) as progress:

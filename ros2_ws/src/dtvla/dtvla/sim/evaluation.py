@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from dtvla.policy.background import LaggingPolicy
 from dtvla.policy.bundle import Bundle
+from dtvla.policy.decoding import Decoding
 from dtvla.policy.runner import DecisionOptions, Policy
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.thoughts import check_thought
@@ -51,6 +52,11 @@ class EvalOptions:
     execute_steps: int | None = None  # rows executed per decision; None takes the bundle's
     tasks: tuple[int, ...] = ()  # empty: all tasks of the suite
     thinking: Thinking = "drafts"
+    decoding: Decoding = "hybrid"  # one of the variants that the paper compares
+
+    def __post_init__(self) -> None:
+        if self.thinking == "lagging" and self.decoding != "hybrid":
+            raise ValueError(f"Lagging thoughts need hybrid decoding, not {self.decoding}.")
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,7 @@ def _episodes(options: EvalOptions, pairs: list[tuple[int, int]]) -> Any:
     loaded = Policy.load(
         options.policy,
         threads=max(1, (os.cpu_count() or 1) // options.workers),
-        options=DecisionOptions(drafts=options.thinking != "plain"),
+        options=DecisionOptions(options.decoding, drafts=options.thinking != "plain"),
     )
     policy: Decider = LaggingPolicy(loaded) if options.thinking == "lagging" else loaded
     execute_steps = options.execute_steps or loaded.bundle.spec.execute_steps
