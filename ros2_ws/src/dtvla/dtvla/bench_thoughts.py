@@ -135,6 +135,8 @@ def _record(pipe: Connection, bundle: Path, suite: str, decisions: int) -> None:
                     break
         pipe.send(looks)
         count, episode = count + len(looks), episode + 1
+    if env is not None:
+        env.close()
 
 
 def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> ThoughtReport:
@@ -280,10 +282,11 @@ def table(report: ThoughtReport) -> Table:
     """The report for people."""
     words = "dictated thoughts, random weights" if report.scripted else "recorded looks"
     view = Table(
-        title=f"What thinking costs ({Path(report.bundle).name}, {words}, one more row costs "
-        f"{report.row_cost:.2f} of a pass)"
+        title=f"What thinking costs: {Path(report.bundle).name}, {words}",
+        caption=f"One more row costs {report.row_cost:.2f} of a pass. "
+        "Words, actions: decisions whose words or actions are not the plain ones.",
     )
-    heads = ("mode", "tokens", "kept", "passes", "p50", "p99", "against no thought", "other words", "actions")
+    heads = ("mode", "tokens", "kept", "passes", "p50", "p99", "of no thought", "words", "actions")
     for name in heads:
         view.add_column(name, justify="left" if name == "mode" else "right")
     base = report.modes["no thought"].latency_ms[0]
@@ -294,10 +297,10 @@ def table(report: ThoughtReport) -> Table:
             f"{mode.tokens:.1f}",
             f"{mode.kept:.0%}",
             f"{mode.passes:.1f}",
-            f"{mode.latency_ms[0]:.1f} ms",
-            f"{mode.latency_ms[1]:.1f} ms",
+            f"{mode.latency_ms[0]:.0f} ms",
+            f"{mode.latency_ms[1]:.0f} ms",
             f"{mode.latency_ms[0] / base:.2f} x",
-            "" if same else f"{mode.words_changed} of {mode.decisions}",
-            "" if same else f"{mode.actions_changed} of {mode.decisions}",
+            "" if same else f"{mode.words_changed}/{mode.decisions}",
+            "" if same else f"{mode.actions_changed}/{mode.decisions}",
         )
     return view
