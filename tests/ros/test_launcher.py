@@ -23,6 +23,10 @@ pytestmark = [pytest.mark.ros, pytest.mark.sim]
 PATIENCE_S = 180.0
 
 
+def _hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """A `dtvla` command in a process of its own."""
 
@@ -36,6 +40,8 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=folder,
+                # A script's background job ignores SIGINT, and so would its children: the tests press Ctrl-C.
+                preexec_fn=_hear_ctrl_c,
             )
 
     @property
