@@ -104,7 +104,7 @@ def run(
         larger: a bundle with the same tokenizer that the recorded thoughts are dictated to as well.
         progress: told in words what is being measured.
     """
-    report = BenchReport(str(options.bundle))
+    report = BenchReport(options.bundle.name)
     with domains.reserve() as reservation:
         _measure_lockstep(report, options, reservation.domain, steps, rounds, progress)
         progress(f"ROS overhead over {decisions} decisions")

@@ -158,7 +158,7 @@ def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> Thoug
     }
     choosers = {name: DictatedWords(layout) if scripted else Chooser(layout) for name in MODES}
     policies = {name: Policy(loaded, backend.sibling(), options[name], choosers[name]) for name in MODES}
-    report = ThoughtReport(str(bundle), scripted, round(row_cost(backend, layout.end_think), 3))
+    report = ThoughtReport(loaded.path.name, scripted, round(row_cost(backend, layout.end_think), 3))
     decisions: dict[str, list[Decision]] = {name: [] for name in MODES}
     for recorded in looks:
         look = enlarged(recorded, loaded.spec.image.size)
@@ -282,7 +282,7 @@ def table(report: ThoughtReport) -> Table:
     """The report for people."""
     words = "dictated thoughts, random weights" if report.scripted else "recorded looks"
     view = Table(
-        title=f"What thinking costs: {Path(report.bundle).name}, {words}",
+        title=f"What thinking costs: {report.bundle}, {words}",
         caption=f"One more row costs {report.row_cost:.2f} of a pass. "
         "Words, actions: decisions whose words or actions are not the plain ones.",
     )
