@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from dtvla.policy.runner import Policy
-from dtvla.sim.embedded import BASKET, TASKS
+from dtvla.sim.embedded import BASKET, TASKS, EmbeddedTask
 from dtvla.sim.env import MAX_STEPS, POSITION_SCALE_M, Observation, SimEnv
-from dtvla.sim.expert import Expert, Phase
+from dtvla.sim.expert import BEFORE_LIFT, Expert, Phase
 from dtvla.sim.thoughts import thought
 
 NOISE_LEVELS = (0.0, 0.08, 0.16)  # in turn; standard deviation of the noise's driving term, action units
@@ -93,7 +93,7 @@ class Detour:
 
     def __init__(self, env: SimEnv, expert: Expert, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        others = [task for task in TASKS if task is not env.scene]
+        others = other_tasks(env)
         self._right, self._wrong = expert, Expert(others[rng.integers(len(others))])
         self._steps_left = int(rng.integers(*DETOUR_STEPS))
         self._noisy = NoisyExpert(seed)
@@ -122,6 +122,11 @@ class Learner:
             decision = self._policy.decide(obs.images, self._instruction)
             self._rows = list(decision.raw_actions[: self._policy.bundle.spec.execute_steps])
         return self._rows.pop(0) if self._rows else label
+
+
+def other_tasks(env: SimEnv) -> list[EmbeddedTask]:
+    """The suite's tasks but the one that is asked for."""
+    return [task for task in TASKS if task is not env.scene]
 
 
 def predict_chunk(
@@ -154,12 +159,13 @@ def other_labels(
     has been lifted, for from there on the actions depend on contacts that are not predicted.
     """
     thoughts, chunks = [], np.zeros((len(TASKS) - 1, HORIZON, 7), np.float32)
-    usable = expert.phase in (Phase.REACH, Phase.LOWER, Phase.GRASP)
-    for i, task in enumerate(task for task in TASKS if task is not env.scene):
+    if expert.phase not in BEFORE_LIFT:
+        return [""] * len(chunks), chunks
+    for i, task in enumerate(other_tasks(env)):
         other = Expert(task)
         other.reset(home)
         action = other.act(obs)
-        thoughts.append(thought(other, obs) if usable else "")
+        thoughts.append(thought(other, obs))
         chunks[i] = predict_chunk(other, obs, movement_m, action)
     return thoughts, chunks
 
@@ -212,7 +218,7 @@ def record_episode(
     if not obs.success and policy is None and (not detours or expert.phase is Phase.REACH):
         return None
     kinds = {"frames": np.int32, "other_chunks": np.float32, "truth": np.float32}
-    others_said = [task.language for task in TASKS if task is not env.scene]
+    others_said = [task.language for task in other_tasks(env)]
     return {key: np.array(values, kinds.get(key)) for key, values in rows.items()} | {
         "actions": np.array(actions, np.float32),
         "instruction": np.array(env.info.language),

@@ -6,7 +6,8 @@ import pytest
 from dtvla import bench_thoughts
 from dtvla.bench import BenchReport
 from dtvla.bench_thoughts import Look
-from dtvla.policy.runner import DecisionOptions, Policy
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.runner import Policy
 
 
 @pytest.fixture(scope="module")

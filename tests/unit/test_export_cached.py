@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from dtvla.policy import decoding
+from dtvla.policy.decoding import Chooser
+from dtvla.policy.drafts import Drafts
 from dtvla.policy.layout import SLOT
+from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 from model_export.sample import byte_tokenizer, random_config, random_model
 from training import passes
 from training.cached import TorchBackend, decide_batch
@@ -36,8 +39,9 @@ def test_batched_decisions_equal_single_ones(model, close):
     thoughts, logits = decide_batch(model, rows, images, CAP, close=close)
     for b, row in enumerate(rows):
         backend = TorchBackend(model, 200)
-        first = decoding.prefill(backend, row, backend.encode(images[2 * b : 2 * b + 2].numpy()))
-        alone = np.array(list(decoding.think(backend, model.config.layout, len(row), first, CAP)))
+        layout, features = model.config.layout, backend.encode(images[2 * b : 2 * b + 2].numpy())
+        writer = ThoughtWriter(layout, Chooser(layout), ThoughtLimits(CAP), Drafts(), 1.0, row, features)
+        alone = np.array(writer.write(backend))
         np.testing.assert_array_equal(thoughts[b], alone)
         single = decoding.act(backend, model.config.layout, len(row), alone, close=close)
         np.testing.assert_allclose(logits[b].numpy(), single, atol=1e-4)

@@ -10,7 +10,8 @@ from dtvla.policy.batch import PolicyBatch, Request
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
 from dtvla.policy.layout import NEVER, Bounds
-from dtvla.policy.runner import DecisionOptions, Policy
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.runner import Policy
 
 INSTRUCTIONS = ("pick up the can", "open the top drawer of the cabinet", "go")
 
@@ -38,7 +39,7 @@ def look(seed):
 )
 def test_robots_together_decide_what_each_decides_alone(bundle, options):
     """Prompts of different length, thoughts that go on alone, and robots that sometimes do not ask."""
-    together = PolicyBatch(bundle, 3, options=options)
+    together = PolicyBatch(Policy.load(bundle.path, options=options), 3)
     alone = [Policy.load(bundle.path, options=options) for _ in INSTRUCTIONS]
     rng = np.random.default_rng(0)
     for turn in range(6):
@@ -55,7 +56,7 @@ def test_robots_together_decide_what_each_decides_alone(bundle, options):
 
 
 def test_one_robot_with_a_missing_camera_does_not_hold_up_the_others(bundle):
-    batch = PolicyBatch(bundle, 2)
+    batch = PolicyBatch(Policy.load(bundle.path), 2)
     answers = batch.decide({0: Request({}, "go"), 1: Request(look(1), "go")})
     assert isinstance(answers[0], PolicyInputError)
     np.testing.assert_array_equal(
@@ -64,7 +65,7 @@ def test_one_robot_with_a_missing_camera_does_not_hold_up_the_others(bundle):
 
 
 def test_one_robot_that_is_stopped_does_not_stop_the_others(bundle):
-    batch = PolicyBatch(bundle, 2, options=DecisionOptions(drafts=False))
+    batch = PolicyBatch(Policy.load(bundle.path, options=DecisionOptions(drafts=False)), 2)
     told = []
     answers = batch.decide(
         {
@@ -77,7 +78,7 @@ def test_one_robot_that_is_stopped_does_not_stop_the_others(bundle):
 
 
 def test_a_fault_of_one_robot_leaves_no_nan_for_its_next_decision(bundle, monkeypatch):
-    batch = PolicyBatch(bundle, 2)
+    batch = PolicyBatch(Policy.load(bundle.path), 2)
     healthy = batch.decide({0: Request(look(0), "go"), 1: Request(look(1), "go")})
     encode = batch._batch.encode
 
@@ -99,14 +100,14 @@ def test_a_fault_of_one_robot_leaves_no_nan_for_its_next_decision(bundle, monkey
 
 
 def test_nobody_asking_is_nothing_to_do(bundle):
-    assert PolicyBatch(bundle, 2).decide({}) == {}
+    assert PolicyBatch(Policy.load(bundle.path), 2).decide({}) == {}
 
 
 def test_what_cannot_be_batched_is_refused(bundle):
     with pytest.raises(ValueError, match="baseline for one robot"):
-        PolicyBatch(bundle, 2, options=DecisionOptions(decoding="autoregressive"))
+        PolicyBatch(Policy.load(bundle.path, options=DecisionOptions(decoding="autoregressive")), 2)
     with pytest.raises(ValueError, match="at least one robot"):
-        PolicyBatch(bundle, 0)
+        PolicyBatch(Policy.load(bundle.path), 0)
 
 
 def test_rows_beyond_the_cache_are_refused(bundle):

@@ -9,9 +9,12 @@ import pytest
 from dtvla.policy import decoding
 from dtvla.policy.backends import Logits
 from dtvla.policy.bundle import Bundle
-from dtvla.policy.decoding import DECODINGS
+from dtvla.policy.decoding import Chooser
+from dtvla.policy.drafts import Drafts
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
-from dtvla.policy.runner import DecisionOptions, Policy
+from dtvla.policy.options import DECODINGS, DecisionOptions
+from dtvla.policy.runner import Policy
+from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
 LAYOUT = TokenLayout(
     vocab_size=300, image=3, think=4, end_think=5, action=6, end_action=7,
@@ -42,10 +45,10 @@ class Script:
         return Logits(think, action)
 
 
-def say(words, cap=100, should_stop=None):
+def say(words, cap=100):
     backend = Script(words)
-    logits = decoding.prefill(backend, PROMPT, None)
-    return list(decoding.think(backend, LAYOUT, len(PROMPT), logits, cap, should_stop)), backend
+    writer = ThoughtWriter(LAYOUT, Chooser(LAYOUT), ThoughtLimits(cap), Drafts(), 1.0, PROMPT, None)
+    return writer.write(backend), backend
 
 
 def test_thinking_stops_at_the_closing_pair_and_nowhere_else():

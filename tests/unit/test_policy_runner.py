@@ -70,8 +70,8 @@ def test_bad_images_are_refused(policy, images):
 
 def test_a_model_that_answers_with_nan_is_a_fault_not_an_action(policy, images, monkeypatch):
     """Without the check, argmax would quietly turn NaN into column 0: a full-speed motion."""
-    encode = policy._backend.encode
-    monkeypatch.setattr(policy._backend, "encode", lambda pixels: encode(pixels) * np.nan)
+    encode = policy.backend.encode
+    monkeypatch.setattr(policy.backend, "encode", lambda pixels: encode(pixels) * np.nan)
     with pytest.raises(PolicyFault, match="NaN"):
         policy.decide(images, INSTRUCTION)
 
@@ -79,9 +79,9 @@ def test_a_model_that_answers_with_nan_is_a_fault_not_an_action(policy, images, 
 def test_nan_does_not_stay_in_the_cache_and_change_later_decisions(policy, images, monkeypatch):
     """Bug: a hidden key has weight 0, but 0 * NaN is NaN, so one bad image spoilt every decision after it."""
     before = policy.decide(images, INSTRUCTION)
-    encode = policy._backend.encode
+    encode = policy.backend.encode
     with monkeypatch.context() as patch:
-        patch.setattr(policy._backend, "encode", lambda pixels: encode(pixels) * np.nan)
+        patch.setattr(policy.backend, "encode", lambda pixels: encode(pixels) * np.nan)
         with pytest.raises(PolicyFault):
             policy.decide(images, INSTRUCTION)
     np.testing.assert_array_equal(policy.decide(images, INSTRUCTION).raw_actions, before.raw_actions)

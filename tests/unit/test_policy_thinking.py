@@ -10,7 +10,8 @@ from dtvla.policy.backends import Logits
 from dtvla.policy.decoding import Chooser
 from dtvla.policy.drafts import Drafts
 from dtvla.policy.layout import SLOT, TokenLayout
-from dtvla.policy.runner import DecisionOptions, Policy
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.runner import Policy
 from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
 LAYOUT = TokenLayout(

@@ -22,16 +22,15 @@ import numpy as np
 from rich.table import Table
 
 from dtvla import bench_thoughts, domains
+from dtvla.bench_thoughts import IMAGE_PX, percentiles
 from dtvla.graph import GraphOptions
 from dtvla.launcher import RunningGraph
-from dtvla.policy import runner
+from dtvla.policy.stopwatch import TIMINGS
 
 if TYPE_CHECKING:
     from dtvla.nodes.supervisor import Supervisor
 
-PHASES = (*runner.PHASES, "total")
 TASK = 0
-IMAGE_PX = 128
 LARGER_LOOKS = 30  # a larger policy takes seconds per look
 ANSWER_TIMEOUT_S = 120.0
 TARGETS = {
@@ -190,7 +189,7 @@ def _measure_lockstep(
         bare.kill()
         bare.join()
     report.decisions = len(phases["total"])
-    report.phases_ms = {name: _percentiles(values) for name, values in phases.items() if values}
+    report.phases_ms = {name: percentiles(values) for name, values in phases.items() if values}
     report.lockstep_steps_per_s = round(rounds * steps / graph_s, 2)
     report.bare_steps_per_s = round(rounds * steps / bare_s, 2)
 
@@ -236,7 +235,7 @@ def _listen_to_phases(supervisor: Supervisor) -> dict[str, list[float]]:
     """Lists of phase latencies in ms that grow with every decision the policy node reports."""
     from diagnostic_msgs.msg import DiagnosticArray
 
-    phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    phases: dict[str, list[float]] = {phase: [] for phase in TIMINGS}
     seen: set[str] = set()
 
     def take(message: DiagnosticArray) -> None:
@@ -245,7 +244,7 @@ def _listen_to_phases(supervisor: Supervisor) -> dict[str, list[float]]:
         if message.status[0].name != "policy_node" or decision is None or decision in seen:
             return
         seen.add(decision)
-        for phase in PHASES:
+        for phase in TIMINGS:
             phases[phase].append(float(values[f"{phase}_ms"]))
 
     supervisor.node.create_subscription(DiagnosticArray, "/diagnostics", take, 100)
@@ -289,9 +288,4 @@ def _measure_overhead(report: BenchReport, options: GraphOptions, domain: int, d
                 received, chunk = chunks[0]
                 inference = chunk.inference_time.sec + chunk.inference_time.nanosec / 1e9
                 overheads.append(1000 * (received - started - inference))
-    report.overhead_ms = _percentiles(overheads[1:])
-
-
-def _percentiles(values: list[float]) -> tuple[float, float]:
-    median, worst = np.percentile(values, (50, 99))
-    return round(float(median), 2), round(float(worst), 2)
+    report.overhead_ms = percentiles(overheads[1:])

@@ -21,7 +21,8 @@ from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import Chooser
 from dtvla.policy.layout import NEVER, Bounds
-from dtvla.policy.runner import Decision, DecisionOptions, Policy
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.runner import Decision, Policy
 
 MODES = ("plain", "drafts", "background", "no thought")
 MOST_OF_MASKED = 1.3  # target: a decision with drafts against one with an empty thought
@@ -67,11 +68,6 @@ class ThoughtReport:
         """Median decision with drafts against the median without a thought."""
         return self.modes["drafts"].latency_ms[0] / self.modes["no thought"].latency_ms[0]
 
-    @property
-    def speed_up(self) -> float:
-        """Median plain decision against the median with drafts."""
-        return self.modes["plain"].latency_ms[0] / self.modes["drafts"].latency_ms[0]
-
 
 def enlarged(look: Look, size: int) -> Look:
     """The look with its pixels repeated until a policy that sees `size` of them takes it."""
@@ -113,8 +109,9 @@ def record(bundle: Path, suite: str, decisions: int, progress: Callable[[str], N
 
 def _record(pipe: Connection, bundle: Path, suite: str, decisions: int) -> None:
     from dtvla.sim.env import SimEnv, list_tasks
+    from dtvla.sim.evaluation import run_episode
 
-    policy = Policy.load(bundle, options=DecisionOptions(drafts=False))
+    policy = _Watched(Policy.load(bundle, options=DecisionOptions(drafts=False)))
     tasks, count, episode = list_tasks(suite), 0, 0
     env: SimEnv | None = None
     while count < decisions:
@@ -122,21 +119,29 @@ def _record(pipe: Connection, bundle: Path, suite: str, decisions: int) -> None:
         if env is not None:
             env.close()
         env = SimEnv(suite, task, image_size=IMAGE_PX)
-        policy.reset()
-        obs = env.reset(SEED0 + episode)
-        looks: list[Look] = []
-        while not obs.success and obs.step < env.info.max_steps:
-            decision = policy.decide(obs.images, env.info.language)
-            looks.append(Look(obs.images, env.info.language, decision.thought_ids, first=not looks))
-            rows = decision.raw_actions[: policy.bundle.spec.execute_steps]
-            for i, action in enumerate(rows):
-                obs = env.step(action, look=i == len(rows) - 1)
-                if obs.success:
-                    break
-        pipe.send(looks)
-        count, episode = count + len(looks), episode + 1
+        run_episode(env, policy, SEED0 + episode, policy.execute_steps)
+        pipe.send(policy.looks)
+        count, episode = count + len(policy.looks), episode + 1
     if env is not None:
         env.close()
+
+
+class _Watched:
+    """A policy whose looks of the running episode are kept."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.execute_steps = policy.bundle.spec.execute_steps
+        self.looks: list[Look] = []
+
+    def reset(self) -> None:
+        self._policy.reset()
+        self.looks = []
+
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Decision:
+        decision = self._policy.decide(images, instruction)
+        self.looks.append(Look(images, instruction, decision.thought_ids, first=not self.looks))
+        return decision
 
 
 def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> ThoughtReport:
@@ -182,16 +187,21 @@ def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> Thoug
 def _figures(decisions: list[Decision], plain: list[Decision]) -> ModeFigures:
     milliseconds = [1e3 * decision.timings["total"] for decision in decisions]
     pairs = list(zip(decisions, plain, strict=True))
-    median, worst = np.percentile(milliseconds, (50, 99))
     return ModeFigures(
         decisions=len(decisions),
         tokens=round(float(np.mean([d.tokens for d in decisions])), 1),
         passes=round(float(np.mean([d.passes for d in decisions])), 1),
         kept=round(sum(d.kept for d in decisions) / sum(d.tokens for d in decisions), 3),
-        latency_ms=(round(float(median), 2), round(float(worst), 2)),
+        latency_ms=percentiles(milliseconds),
         words_changed=sum(d.thought_ids.tolist() != p.thought_ids.tolist() for d, p in pairs),
         actions_changed=sum(bool((d.raw_actions != p.raw_actions).any()) for d, p in pairs),
     )
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """p50 and p99."""
+    median, worst = np.percentile(values, (50, 99))
+    return round(float(median), 2), round(float(worst), 2)
 
 
 def by_length(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
+
+from dtvla.policy.options import Decoding, Thinking
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,8 +149,8 @@ def evaluate(
     episodes: int = 60,
     seed0: int = 10_000,
     workers: int = 0,
-    thinking: Literal["plain", "drafts", "lagging"] = "drafts",
-    decoding: Literal["hybrid", "autoregressive", "masked", "random", "none"] = "hybrid",
+    thinking: Thinking = "drafts",
+    decoding: Decoding = "hybrid",
     output: Path = Path("runs/eval"),
 ) -> int:
     """Measure the policy's success in closed loop, in process (no ROS): the benchmark's protocol.

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.live import Live
 
 from dtvla.nodes import qos
-from dtvla.nodes.console_view import PHASES, Scene, episode_line, panel, thought_line
+from dtvla.nodes.console_view import Scene, episode_line, panel, thought_line
 from dtvla.nodes.process import run
+from dtvla.policy.stopwatch import TIMINGS
 from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 
 REFRESH_HZ = 12.0
@@ -102,7 +103,7 @@ class ConsoleNode(Node):
                 self._take_latencies({item.key: item.value for item in status.values})
 
     def _take_latencies(self, values: dict[str, str]) -> None:
-        found = {name: float(values[f"{name}_ms"]) for name in PHASES if f"{name}_ms" in values}
+        found = {name: float(values[f"{name}_ms"]) for name in TIMINGS if f"{name}_ms" in values}
         self._scene = replace(self._scene, latencies_ms={**self._scene.latencies_ms, **found})
 
     def _refresh(self) -> None:

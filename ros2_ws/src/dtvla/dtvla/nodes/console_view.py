@@ -10,9 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dtvla.policy.stopwatch import TIMINGS
+
 WIDEST = 100
 MARGIN = 3  # the terminal's echo of Ctrl-C must not wrap, or the panel could not be wiped away
-PHASES = ("preprocess", "vision", "prefill", "think", "act", "total")
 
 
 @dataclass
@@ -51,7 +52,7 @@ def outcome(scene: Scene) -> str:
 def latency_line(scene: Scene) -> str:
     """Phase latencies in one line, as `vision 12 ms, prefill 80 ms, ...`."""
     return ", ".join(
-        f"{name} {scene.latencies_ms[name]:.0f} ms" for name in PHASES if name in scene.latencies_ms
+        f"{name} {scene.latencies_ms[name]:.0f} ms" for name in TIMINGS if name in scene.latencies_ms
     )
 
 

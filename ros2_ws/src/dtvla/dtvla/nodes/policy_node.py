@@ -27,7 +27,8 @@ from dtvla.nodes.worker import Discarded, Job, Worker
 from dtvla.policy.background import BackgroundThinker, Question, Thought
 from dtvla.policy.batch import PolicyBatch, Request
 from dtvla.policy.errors import DecisionStopped, PolicyInputError
-from dtvla.policy.runner import Decision, DecisionOptions, Policy
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.runner import Decision, Policy
 
 WATCH_PERIOD_S = 0.1
 SWITCH_INTERVAL_S = 0.0005  # the thread that decides must not wait 5 ms for the one that listens
@@ -59,7 +60,7 @@ class PolicyNode(GraphNode):
         self._policy = Policy.load(path, settings.text("backend"), threads, options)
         self._batch: PolicyBatch | None = None
         if len(self._robots) > 1:
-            self._batch = PolicyBatch(self._policy.bundle, len(self._robots), threads, options)
+            self._batch = PolicyBatch(self._policy, len(self._robots))
         size = self._policy.bundle.spec.image.size
         gray = np.full((size, size, 3), 128, np.uint8)
         look = {camera.name: gray for camera in self._policy.bundle.spec.cameras}

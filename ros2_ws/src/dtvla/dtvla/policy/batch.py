@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from dtvla.policy.backends import Logits, Pass
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.backends.onnxruntime_batch import OnnxRuntimeBatch
-from dtvla.policy.bundle import Bundle
 from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
-from dtvla.policy.runner import Decision, DecisionOptions, OnText, Policy, Stopwatch
+from dtvla.policy.runner import Decision, OnText, Policy
+from dtvla.policy.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,22 @@ class PolicyBatch:
     """One policy for `size` robots; not thread-safe. Every robot has its own drafts, draws and cache.
 
     Args:
-        bundle: the policy.
+        policy: whose weights and options all robots get; its own drafts and cache stay out of it.
         size: number of robots.
-        threads: threads of one operator; None picks what suits the backend.
-        options: how decisions are made; the autoregressive baseline is for one robot only.
 
     Raises:
-        BundleError: the bundle must not be run.
-        ValueError: options that cannot be batched.
+        ValueError: a policy that cannot be batched: the autoregressive baseline is for one robot only.
     """
 
-    def __init__(
-        self, bundle: Bundle, size: int, threads: int | None = None, options: DecisionOptions | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, size: int) -> None:
         if size < 1:
             raise ValueError(f"A batch serves at least one robot, not {size}.")
-        options = options or DecisionOptions()
-        if options.decoding == "autoregressive":
+        if policy.options.decoding == "autoregressive":
             raise ValueError("Autoregressive actions are a baseline for one robot; choose another decoding.")
-        backend = OnnxRuntimeBackend(bundle.path, bundle.spec, threads)
-        self._batch = OnnxRuntimeBatch(backend, size, slack=bundle.spec.thought_cap + 2)
-        self._robots = [Policy(bundle, backend, options) for _ in range(size)]
+        if not isinstance(policy.backend, OnnxRuntimeBackend):
+            raise ValueError("Decisions in batches need the onnxruntime backend.")
+        self._batch = OnnxRuntimeBatch(policy.backend, size, slack=policy.bundle.spec.thought_cap + 2)
+        self._robots = [Policy(policy.bundle, policy.backend, policy.options) for _ in range(size)]
 
     def __len__(self) -> int:
         return len(self._robots)

@@ -1,4 +1,4 @@
-"""Greedy decoding of one decision: prefill, think, act. Plain functions over a `Backend`.
+"""The passes of one decision. Plain functions over a `Backend`; `dtvla.policy.thinking` writes the thought.
 
 Every pass is a case of one mask rule (`layout.allowed`); the four integers of `Bounds` say which. The
 `<action>` row is always computed inside the parallel action pass: it looks at everything, so keys
@@ -7,21 +7,16 @@ from a causal step would be wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.policy.backends import Backend, Pass
-from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
+from dtvla.policy.errors import PolicyFault, PolicyInputError
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
+from dtvla.policy.options import Decoding
 
-# How a decision is made; the paper compares them. "hybrid" thinks, then acts in one parallel pass;
-# "autoregressive" acts token by token; "masked" and "random" keep the thinking prompt but put an empty or a
-# random thought; "none" leaves the thinking prompt out too, as empty thoughts look in training.
-Decoding = Literal["hybrid", "autoregressive", "masked", "random", "none"]
-DECODINGS: tuple[Decoding, ...] = ("hybrid", "autoregressive", "masked", "random", "none")
 RANDOM_WORDS, RANDOM_IDS = 128, 220_000
 
 
@@ -113,36 +108,7 @@ def require_finite(logits: NDArray[np.float32] | np.float32) -> None:
         raise PolicyFault("The policy's output holds NaN or infinity; check the bundle and its training run.")
 
 
-def think(
-    backend: Backend,
-    layout: TokenLayout,
-    prefix_len: int,
-    first_logits: NDArray[np.float32],
-    cap: int,
-    should_stop: Callable[[], bool] | None = None,
-) -> Iterator[int]:
-    """Yields thought ids one by one, up to and with `<action>` behind `</think>`, or `cap` of them.
-
-    Raises:
-        DecisionStopped: `should_stop` returned True.
-        PolicyFault: the model's output is not finite.
-    """
-    logits, previous = first_logits, -1
-    token_ids = np.empty(1, np.int64)
-    for count in range(1, cap + 1):
-        if should_stop is not None and should_stop():
-            raise DecisionStopped("The decision was stopped while thinking.")
-        token = choose(logits, layout)
-        yield token
-        if (previous, token) == (layout.end_think, layout.action) or count == cap:
-            return
-        previous, token_ids[0] = token, token
-        position = prefix_len + count - 1
-        bounds = Bounds(prefix_len, NEVER, position + 1, position)
-        logits = backend.decode(token_ids, bounds, think_rows=(0,)).think[0]
-
-
-def is_complete(ids: NDArray[np.int64], layout: TokenLayout) -> bool:
+def is_complete(ids: Sequence[int] | NDArray[np.int64], layout: TokenLayout) -> bool:
     """Whether a thought ends with `</think><action>`."""
     return len(ids) >= 2 and (int(ids[-2]), int(ids[-1])) == (layout.end_think, layout.action)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,8 @@ from dtvla.policy.backends import Backend, Logits, Pass
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import (
-    DECODINGS,
     RANDOM_WORDS,
     Chooser,
-    Decoding,
     act_one_by_one,
     act_pass,
     check_room,
@@ -31,43 +28,15 @@ from dtvla.policy.decoding import (
 from dtvla.policy.drafts import Drafts
 from dtvla.policy.errors import DecisionStopped, PolicyFault
 from dtvla.policy.images import preprocess
+from dtvla.policy.options import DecisionOptions
 from dtvla.policy.prompt import prompt_ids
+from dtvla.policy.stopwatch import Stopwatch
 from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
 _Result = TypeVar("_Result")
 OnText = Callable[[str, int, int], None]  # the thought so far, its tokens, how many of them were kept
 CPU_ROW_COST = 0.3  # one more row of a pass against one more pass, on the CPU (`dtvla bench` prints it)
-PHASES = ("preprocess", "vision", "prefill", "think", "act")
 _UNFINISHED_CHARACTER = "\ufffd"
-
-
-@dataclass(frozen=True)
-class DecisionOptions:
-    """How a policy decides.
-
-    Attributes:
-        decoding: one of the variants that the paper compares.
-        drafts: take the last thoughts as drafts of the next one (faster, the same words).
-        temperature: 0 takes the likeliest words and actions, above 0 draws them.
-        seed: of draws and of the words of "random" thoughts; `Policy.reset` starts them over.
-        thought_tokens: most tokens of a thought, when fewer than the bundle's cap.
-        thought_seconds: after so long a decision closes its thought and acts.
-    """
-
-    decoding: Decoding = "hybrid"
-    drafts: bool = True
-    temperature: float = 0.0
-    seed: int = 0
-    thought_tokens: int | None = None
-    thought_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.decoding not in DECODINGS:
-            raise ValueError(f"Unknown decoding {self.decoding!r}; choose one of {', '.join(DECODINGS)}.")
-        if self.thought_tokens is not None and self.thought_tokens < 1:
-            raise ValueError(f"thought_tokens is {self.thought_tokens}; a thought has at least one token.")
-        if self.thought_seconds is not None and not self.thought_seconds > 0:
-            raise ValueError(f"thought_seconds is {self.thought_seconds}; it must be above 0.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +47,7 @@ class Decision:
     thought: str  # the words between the tags
     thought_ids: NDArray[np.int64]  # with the tags
     truncated: bool  # a limit ended the thought
-    timings: Mapping[str, float]  # seconds: preprocess, vision, prefill, think, act, total
+    timings: Mapping[str, float]  # seconds, by `stopwatch.TIMINGS`
     kept: int = 0  # tokens of the thought that a draft had right
     passes: int = 0  # of the decoder, the action pass included
 
@@ -100,7 +69,7 @@ class Policy:
     ) -> None:
         self.bundle = bundle
         self.options = options or DecisionOptions()
-        self._backend = backend
+        self.backend = backend
         self._chooser = chooser or Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
         self._drafts = Drafts()
         self._prompts: dict[str, NDArray[np.int64]] = {}
@@ -133,7 +102,7 @@ class Policy:
 
     def sibling(self) -> Policy:
         """A second policy that decides for itself, in another thread: the same weights, its own cache."""
-        return Policy(self.bundle, self._backend.sibling(), self.options)
+        return Policy(self.bundle, self.backend.sibling(), self.options)
 
     def reset(self) -> None:
         """Forgets what belongs to an episode, before the next one begins."""
@@ -164,9 +133,7 @@ class Policy:
             PolicyFault: the model's output is not finite.
         """
         with self._cleared_after_a_fault():
-            clock = Stopwatch()
-            prompt, pixels = self.prepare(images, instruction, clock)
-            features = self._encode(pixels, clock)
+            prompt, features, clock = self._look(images, instruction)
             return self._run(self.deciding(prompt, features, clock, on_text, should_stop))
 
     def think(
@@ -179,9 +146,7 @@ class Policy:
     ) -> NDArray[np.int64]:
         """Looks and thinks, without acting: the thought's ids, to be given to `act`. Errors as `decide`."""
         with self._cleared_after_a_fault():
-            clock = Stopwatch()
-            prompt, pixels = self.prepare(images, instruction, clock)
-            features = self._encode(pixels, clock)
+            prompt, features, clock = self._look(images, instruction)
             writer = self._run(self._thinking(prompt, features, clock, on_text, should_stop))
             return np.array(writer.ids, np.int64)
 
@@ -190,10 +155,8 @@ class Policy:
     ) -> Decision:
         """Looks and acts in one pass, on a thought that is known before. Errors as `decide`."""
         with self._cleared_after_a_fault():
-            clock = Stopwatch()
-            prompt, pixels = self.prepare(images, instruction, clock)
-            features = self._encode(pixels, clock)
-            out = whole_pass(self.bundle.spec.layout, prompt, features, thought).run(self._backend)
+            prompt, features, clock = self._look(images, instruction)
+            out = whole_pass(self.bundle.spec.layout, prompt, features, thought).run(self.backend)
             return self._decision(out.action, thought, clock, kept=len(thought), passes=1)
 
     def prepare(
@@ -229,7 +192,7 @@ class Policy:
         writer = yield from self._thinking(prompt, features, clock, on_text, should_stop)
         thought = np.array(writer.ids, np.int64)
         if decoding == "autoregressive":
-            logits = act_one_by_one(self._backend, layout, len(prompt), thought)
+            logits = act_one_by_one(self.backend, layout, len(prompt), thought)
             return self._decision(logits, thought, clock, writer.kept, writer.passes + layout.slots)
         if writer.action_logits is not None:  # the pass that ended the thought has decided as well
             return self._decision(writer.action_logits, thought, clock, writer.kept, writer.passes)
@@ -241,15 +204,20 @@ class Policy:
         try:
             step = next(passes)
             while True:
-                step = passes.send(step.run(self._backend))
+                step = passes.send(step.run(self.backend))
         except StopIteration as done:
             result: _Result = done.value
             return result
 
-    def _encode(self, pixels: NDArray[np.float32], clock: Stopwatch) -> NDArray[np.float32]:
-        features = self._backend.encode(pixels)
+    def _look(
+        self, images: Mapping[str, NDArray[np.uint8]], instruction: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], Stopwatch]:
+        """The prompt's ids, the image features, and the clock of the decision that begins."""
+        clock = Stopwatch()
+        prompt, pixels = self.prepare(images, instruction, clock)
+        features = self.backend.encode(pixels)
         clock.lap("vision")
-        return features
+        return prompt, features, clock
 
     def _decision(
         self,
@@ -279,7 +247,7 @@ class Policy:
         try:
             yield
         except PolicyFault:
-            self._backend.clear()
+            self.backend.clear()
             raise
 
     def _thinking(
@@ -318,7 +286,7 @@ class Policy:
             prefix = "" if decoding == "none" else spec.prompt_prefix
             prompt = prompt_ids(self.bundle.tokenizer, spec.layout, instruction, prefix)
             longest = RANDOM_WORDS + 3 if decoding == "random" else spec.thought_cap
-            check_room(spec.layout, prompt, longest, self._backend.cache_length)
+            check_room(spec.layout, prompt, longest, self.backend.cache_length)
             self._prompts[instruction] = prompt
         return self._prompts[instruction]
 
@@ -326,25 +294,3 @@ class Policy:
         """The thought's text without its tags; a character whose bytes are not all there yet is left out."""
         text = self.bundle.tokenizer.decode(ids, skip_special_tokens=True)
         return text.rstrip(_UNFINISHED_CHARACTER).strip()
-
-
-class Stopwatch:
-    """Seconds per phase of one decision."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps = dict.fromkeys(PHASES, 0.0)
-
-    def lap(self, phase: str) -> None:
-        """Books the time since the last lap to a phase."""
-        now = time.perf_counter()
-        self._laps[phase] = now - self._last
-        self._last = now
-
-    def elapsed(self) -> float:
-        """Seconds since the decision began."""
-        return time.perf_counter() - self._start
-
-    def finish(self) -> dict[str, float]:
-        """All phases and their total."""
-        return {**self._laps, "total": self._last - self._start}

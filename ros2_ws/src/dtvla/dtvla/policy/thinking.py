@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Logits, Pass
-from dtvla.policy.decoding import Chooser, require_finite
+from dtvla.policy.backends import Backend, Logits, Pass
+from dtvla.policy.decoding import Chooser, is_complete
 from dtvla.policy.drafts import Drafts
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
@@ -75,7 +75,7 @@ class ThoughtWriter:
     @property
     def complete(self) -> bool:
         """The thought ends with `</think><action>`."""
-        return self._ends(self.ids)
+        return is_complete(self.ids, self._layout)
 
     @property
     def finished(self) -> bool:
@@ -83,6 +83,16 @@ class ThoughtWriter:
         return bool(self.ids) and (
             self.complete or len(self.ids) >= self._limits.tokens or self._limits.out_of_time()
         )
+
+    def write(self, backend: Backend) -> list[int]:
+        """Writes the whole thought with one backend; returns its ids.
+
+        Raises:
+            PolicyFault: the model's output is not finite.
+        """
+        while not self.finished:
+            self.take(self.plan().run(backend))
+        return self.ids
 
     def plan(self) -> Pass:
         """The next pass: first the prompt and the newest thought, then the last word and how it may go on."""
@@ -113,7 +123,6 @@ class ThoughtWriter:
         """
         self.passes += 1
         if self._take_words(out.think) and self._decides:
-            require_finite(out.action)
             self.action_logits = out.action
 
     def _candidate(self) -> Sequence[int]:
@@ -138,7 +147,9 @@ class ThoughtWriter:
             chance *= self._drafts.chance(before)
             before = token
         block = self._row_cost * (self._layout.slots + 3)
-        return draft, bool(draft) and self._ends([*self.ids, *draft]) and chance > block / (1.0 + block)
+        return draft, bool(draft) and is_complete([*self.ids, *draft], self._layout) and chance > block / (
+            1.0 + block
+        )
 
     def _take_words(self, logits: NDArray[np.float32]) -> bool:
         """Chooses words row by row until one differs from the draft; True when the whole draft stood."""
@@ -154,7 +165,7 @@ class ThoughtWriter:
                 lost = i == 0 and len(draft) > 0 and len(self.ids) > 1
                 self._move(None if lost else i + 1)
                 return False
-            if self._ends(self.ids):
+            if self.complete:
                 break
         self._move(len(draft))
         return True
@@ -165,6 +176,3 @@ class ThoughtWriter:
             self._draft_position = None
         else:
             self._draft_position += steps
-
-    def _ends(self, ids: Sequence[int]) -> bool:
-        return len(ids) >= 2 and (ids[-2], ids[-1]) == (self._layout.end_think, self._layout.action)

@@ -18,25 +18,20 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.policy.background import LaggingPolicy
 from dtvla.policy.bundle import Bundle
-from dtvla.policy.decoding import Decoding
-from dtvla.policy.runner import DecisionOptions, Policy
+from dtvla.policy.options import DecisionOptions, Decoding, Thinking
+from dtvla.policy.runner import Policy
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.thoughts import check_thought
 
 OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
 LIFTED_M = 0.04  # an object this far above where it lay was picked up, not pushed
-
-
-# "plain" writes thoughts token by token, "drafts" tries the last one first (the same words), "lagging" acts
-# on the thought about the image before (`dtvla.policy.background.LaggingPolicy`).
-Thinking = Literal["plain", "drafts", "lagging"]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ class Phase(Enum):
     RELEASE = "release"
 
 
+BEFORE_LIFT = (Phase.REACH, Phase.LOWER, Phase.GRASP)
+
+
 class Expert:
     """The expert for one task of the embedded suite."""
 

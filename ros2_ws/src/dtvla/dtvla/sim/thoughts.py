@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dtvla.sim.embedded import BASKET, TASKS
 from dtvla.sim.env import Observation
-from dtvla.sim.expert import Expert, Phase
+from dtvla.sim.expert import BEFORE_LIFT, Expert, Phase
 
 NEXT = {
     Phase.REACH: "move above it",
@@ -56,7 +56,7 @@ def thought(expert: Expert, obs: Observation) -> str:
     """The expert's thought for the action it has just chosen on `obs`."""
     noun = expert.task.noun
     basket = describe_offset(obs.objects[f"{BASKET}_1"] - obs.ee_position)
-    if expert.phase in (Phase.REACH, Phase.LOWER, Phase.GRASP):
+    if expert.phase in BEFORE_LIFT:
         order = sorted(TASKS, key=lambda task: obs.objects[task.target][0])
         where = f"The {noun} is {describe_offset(expert.grasp_point(obs) - obs.ee_position)}."
         where = f"{describe_order(task.noun for task in order)} {where}"

@@ -1,0 +1,45 @@
+"""How a policy decides. Imports nothing heavy: the command line shows these choices too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+# The paper compares them. "hybrid" thinks, then acts in one parallel pass; "autoregressive" acts token by
+# token; "masked" and "random" keep the thinking prompt but put an empty or a random thought; "none" leaves
+# the thinking prompt out too, as empty thoughts look in training.
+Decoding = Literal["hybrid", "autoregressive", "masked", "random", "none"]
+DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
+
+# "plain" writes thoughts token by token, "drafts" tries the last one first (the same words), "lagging" acts
+# on the thought about the image before (`dtvla.policy.background.LaggingPolicy`).
+Thinking = Literal["plain", "drafts", "lagging"]
+
+
+@dataclass(frozen=True)
+class DecisionOptions:
+    """How a policy decides.
+
+    Attributes:
+        decoding: one of the variants that the paper compares.
+        drafts: take the last thoughts as drafts of the next one (faster, the same words).
+        temperature: 0 takes the likeliest words and actions, above 0 draws them.
+        seed: of draws and of the words of "random" thoughts; `Policy.reset` starts them over.
+        thought_tokens: most tokens of a thought, when fewer than the bundle's cap.
+        thought_seconds: after so long a decision closes its thought and acts.
+    """
+
+    decoding: Decoding = "hybrid"
+    drafts: bool = True
+    temperature: float = 0.0
+    seed: int = 0
+    thought_tokens: int | None = None
+    thought_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"Unknown decoding {self.decoding!r}; choose one of {', '.join(DECODINGS)}.")
+        if self.thought_tokens is not None and self.thought_tokens < 1:
+            raise ValueError(f"thought_tokens is {self.thought_tokens}; a thought has at least one token.")
+        if self.thought_seconds is not None and not self.thought_seconds > 0:
+            raise ValueError(f"thought_seconds is {self.thought_seconds}; it must be above 0.")
