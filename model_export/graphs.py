@@ -1,8 +1,9 @@
 """The two graphs of a bundle as torch modules, written for export: vision and decoder.
 
-They share the checkpoint's modules. The decoder differs from `training.model` in form only: it takes a
-static key/value cache that it updates in place, the mask as four integers, and computes the heads
-at the rows it is asked for.
+They share the checkpoint's modules and compute in the precision of its weights; pixels, features and logits
+are float32 outside. The decoder differs from `training.model` in form only: it takes a static key/value
+cache that it updates in place, the mask as four integers, and computes the heads at the rows it is
+asked for, the head of words without the columns that can never be thought.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ class VisionGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised images to image features."""
-        return self.model.image_features(pixels)
+        weight = self.model.decoder.embed_tokens.weight
+        return self.model.image_features(pixels.to(weight.dtype)).float()
 
 
 class DecoderGraph(nn.Module):
-    """One decoder pass over any rows: prefill, a thinking step, the action block, or all in one."""
+    """One decoder pass over any rows: prefill, a thinking step, the action block, or all in one.
 
-    def __init__(self, model: DeepThinkVLA) -> None:
+    Args:
+        model: the checkpoint.
+        whole_head: score action ids as words too, as the reference does before it bans them; -inf else.
+    """
+
+    def __init__(self, model: DeepThinkVLA, *, whole_head: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.whole_head = whole_head
 
     def forward(
         self,
@@ -47,7 +55,8 @@ class DecoderGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """See `model_export.onnx_export.DECODER_INPUTS` for shapes."""
         text, layout = self.model.config.text, self.model.config.layout
-        x = self._embed(ids, features) * text.hidden_size**0.5
+        x = self._embed(ids, features.to(self.model.decoder.embed_tokens.weight.dtype))
+        x = x * text.hidden_size**0.5
         rows = torch.arange(ids.shape[1], dtype=torch.int32)
         positions = bounds[:, 3:4] + rows + 1
         cos, sin = rope_tables(positions, text.head_dim, text.rope_theta)
@@ -62,11 +71,24 @@ class DecoderGraph(nn.Module):
             new_keys.append(key)
             new_values.append(value)
         hidden = normalise(self.model.decoder.norm, x)
-        embedding = self.model.decoder.embed_tokens.weight
-        head = embedding[layout.action_begin : layout.action_end + 1]
-        think_logits = linear(hidden.index_select(1, think_rows), embedding)
-        action_logits = linear(hidden.index_select(1, act_rows), head)
+        head = self.model.decoder.embed_tokens.weight[layout.action_begin : layout.action_end + 1]
+        think_logits = self._say(hidden.index_select(1, think_rows))
+        action_logits = linear(hidden.index_select(1, act_rows), head).float()
         return think_logits, action_logits, new_keys, new_values
+
+    def _say(self, hidden: Tensor) -> Tensor:
+        """Logits [B, R, V] of words."""
+        layout, embedding = self.model.config.layout, self.model.decoder.embed_tokens.weight
+        if self.whole_head:
+            return linear(hidden, embedding).float()
+        never = hidden.new_full((1, 1, layout.bins), -torch.inf, dtype=torch.float32)
+        parts = [
+            linear(hidden, embedding[: layout.action_begin]).float(),
+            never.expand(*hidden.shape[:2], -1),
+        ]
+        if layout.action_end + 1 < len(embedding):
+            parts.append(linear(hidden, embedding[layout.action_end + 1 :]).float())
+        return torch.cat(parts, -1)
 
     def _embed(self, ids: Tensor, features: Tensor) -> Tensor:
         """Embeddings of ids; zero at slots; the k-th image id of a row takes the k-th feature of that row.

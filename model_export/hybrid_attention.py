@@ -20,6 +20,7 @@ DOMAIN = "dtvla"
 OPERATOR = "HybridAttention"
 PLUGIN_VERSION = "1"
 _DOMAIN_VERSION = 1
+_PREFIX = "dt_"  # onnxscript names what has no name in Python "tmp" and "return_val"
 _OPSET = values.Opset(DOMAIN, _DOMAIN_VERSION)
 
 
@@ -45,6 +46,8 @@ def function_body(opset_version: int) -> onnx.FunctionProto:
     for entry in body.opset_import:
         if entry.domain == "":
             entry.version = opset_version
+    for names in (body.output, *(names for node in body.node for names in (node.input, node.output))):
+        names[:] = [name if not name or name.startswith(_PREFIX) else _PREFIX + name for name in names]
     return body
 
 

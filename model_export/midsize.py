@@ -18,16 +18,13 @@ from dtvla.policy.bundle import Bundle
 from dtvla.policy.images import ImageSpec
 from model_export.bundle import export_bundle
 from model_export.sample import random_config, random_model
+from training.model import DeepThinkVLA
+
+PROMPT_WORDS = 64  # tokens of the longest prompt around an instruction
 
 
-def midsize_bundle(out: Path, like: Path) -> Path:
-    """Writes a bundle of middle size with the tokenizer, prompts and limits of another one.
-
-    Args:
-        out: directory to create.
-        like: a bundle whose thoughts it can be dictated (`dtvla bench --larger`).
-    """
-    small = Bundle.load(like)
+def midsize_model(small: Bundle) -> DeepThinkVLA:
+    """A model of middle size with the vocabulary of a small policy."""
     layout = small.spec.layout
     raw: dict[str, Any] = {
         **random_config(small.tokenizer),
@@ -51,21 +48,34 @@ def midsize_bundle(out: Path, like: Path) -> Path:
             "head_dim": 64,
         },
     }
-    model = random_model(raw, seed=0, scale=0.02)
+    return random_model(raw, seed=0, scale=0.02)
+
+
+def random_weights_bundle(model: DeepThinkVLA, out: Path, like: Bundle) -> Path:
+    """Writes a bundle of a model with the tokenizer, prompts and limits of another one.
+
+    Args:
+        model: whose vocabulary is that of `like`.
+        out: directory to create.
+        like: a bundle whose thoughts it can be dictated (`dtvla bench --larger`).
+    """
+    layout = model.config.layout
+    prompt = layout.images * layout.image_tokens + PROMPT_WORDS
     spec = replace(
-        small.spec,
-        layout=model.config.layout,
-        image=ImageSpec(224),
-        cache_length=768,
+        like.spec,
+        layout=layout,
+        image=ImageSpec(model.config.vision.image_size),
+        cache_length=-(-(prompt + like.spec.thought_cap + layout.slots + 4) // 64) * 64,
         provenance={"note": "random weights, to measure time only"},
     )
-    export_bundle(model, spec, small.tokenizer, Path(out))
-    return Path(out)
+    export_bundle(model, spec, like.tokenizer, out)
+    return out
 
 
 def main(out: Positional[Path], like: Path | None = None) -> None:
     """Writes the bundle to OUT, with the tokenizer and limits of LIKE (default: the shipped bundle)."""
-    print(midsize_bundle(out, like or default_bundle()))
+    small = Bundle.load(like or default_bundle())
+    print(random_weights_bundle(midsize_model(small), out, small))
 
 
 if __name__ == "__main__":

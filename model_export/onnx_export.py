@@ -21,6 +21,7 @@ from training.model import DeepThinkVLA
 Signature = dict[str, tuple[str, ...]]
 VISION_OPSET = 20  # the first with Gelu; later ones would only narrow the runtimes that read it
 DECODER_OPSET = 24  # the first with TensorScatter
+ONE_FILE = 1_000_000_000  # bytes of weights from which on they get a file of their own
 # Signature of decoder.onnx: its dynamic dimensions by name. B batch, S rows of this pass, F image features,
 # C cache length, T and A rows to score.
 DECODER_INPUTS: Signature = {
@@ -31,7 +32,12 @@ DECODER_INPUTS: Signature = {
     "think_rows": ("T",),  # int64; rows at which the vocabulary is scored
     "act_rows": ("A",),  # int64; rows at which the action ids are scored
 }
-CACHE = ("B", "", "C", "")  # float32, key/value heads, head size; bind key_i and key_i_out to the same memory
+CACHE = (
+    "B",
+    "",
+    "C",
+    "",
+)  # in the weights' precision; key/value heads, head size; bind key_i and key_i_out to the same memory
 DECODER_OUTPUTS = {"think_logits": ("B", "T", ""), "action_logits": ("B", "A", "")}
 
 
@@ -44,13 +50,20 @@ def export_vision(model: DeepThinkVLA, path: Path) -> None:
     _save(proto, path)
 
 
-def export_decoder(model: DeepThinkVLA, path: Path) -> None:
-    """Writes the decoder graph (see `DECODER_INPUTS`), the operator's function body inside."""
-    text = model.config.text
+def export_decoder(model: DeepThinkVLA, path: Path, *, whole_head: bool = False) -> None:
+    """Writes the decoder graph (see `DECODER_INPUTS`), the operator's function body inside.
+
+    Args:
+        model: in eval mode; the precision of its weights is the graph's.
+        path: file to write; weights of 1 GB and more go into a second file, `<name>.data`.
+        whole_head: see `DecoderGraph`.
+    """
+    text, dtype = model.config.text, model.decoder.embed_tokens.weight.dtype
     batch, length = 2, 24  # of the example; both stay dynamic
 
     def caches() -> list[Tensor]:
-        return [torch.zeros(batch, text.kv_heads, length, text.head_dim) for _ in range(text.layers)]
+        shape = (batch, text.kv_heads, length, text.head_dim)
+        return [torch.zeros(shape, dtype=dtype) for _ in range(text.layers)]
 
     example = {
         "ids": torch.zeros(batch, 7, dtype=torch.int64),
@@ -64,7 +77,7 @@ def export_decoder(model: DeepThinkVLA, path: Path) -> None:
     }
     per_layer = [CACHE] * text.layers
     proto = _export(
-        DecoderGraph(model),
+        DecoderGraph(model, whole_head=whole_head),
         example,
         {**DECODER_INPUTS, "keys": per_layer, "values": per_layer},
         DECODER_OPSET,
@@ -134,6 +147,19 @@ def _name(proto: onnx.ModelProto, inputs: Signature, outputs: Signature) -> None
         node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
+def save_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Writes a graph and checks the file. Protobuf ends at 2 GB: large weights go into a file beside it."""
+    outside = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) >= ONE_FILE
+    onnx.save(
+        proto,
+        str(path),
+        save_as_external_data=outside,
+        location=f"{path.name}.data",
+        size_threshold=1024,
+    )
+    onnx.checker.check_model(str(path))
+
+
 def _save(proto: onnx.ModelProto, path: Path) -> None:
     """Checks and writes; the exporter's stack traces hold paths of this machine and are dropped."""
     for node in proto.graph.node:
@@ -142,5 +168,4 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
-    onnx.checker.check_model(proto)
-    onnx.save(proto, str(path))
+    save_graph(proto, path)

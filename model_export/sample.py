@@ -1,7 +1,4 @@
-"""Policies with random weights: a tiny one for tests of everything around it, a larger one to time.
-
-python -m model_export.sample runs/midsize      # hidden 512, 8 layers, 2 x 256 image tokens
-"""
+"""A tiny policy with random weights, for tests of everything around it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
 #
 #   tools/setup.sh runtime    what runs the robot side and the simulator (no torch)
 #   tools/setup.sh dev        also training, export, tests and lint
+#   tools/setup.sh gpu        runtime, with ONNX Runtime for CUDA in place of the one for the CPU; to have dev
+#                             as well, call it after dev
 #
 # PYTHON=/path/to/python3.x chooses the interpreter .venv is made from (3.10 to 3.13).
 set -euo pipefail
@@ -11,8 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 level=${1:-runtime}
 case $level in
-  runtime | dev) ;;
-  *) echo "tools/setup.sh: unknown level '$level'; use runtime or dev." >&2; exit 2 ;;
+  runtime | dev | gpu) ;;
+  *) echo "tools/setup.sh: unknown level '$level'; use runtime, dev or gpu." >&2; exit 2 ;;
 esac
 
 root=$PWD
@@ -134,6 +136,17 @@ same_version() { # of the two interpreters
 
 pip_install() { "$python" -m pip install --no-compile --prefer-binary -c requirements/lock.txt "$@"; }
 
+# Two packages for one folder: installed over each other they would mix their files. Fetched first: when the
+# network fails, what is there still runs.
+replace_onnxruntime() {
+  local wheels
+  wheels=$(mktemp -d)
+  "$python" -m pip download --only-binary :all: -c requirements/lock.txt -d "$wheels" -r requirements/gpu.txt &&
+    "$python" -m pip uninstall -y onnxruntime onnxruntime-gpu &&
+    "$python" -m pip install --no-compile --no-index --find-links "$wheels" -r requirements/gpu.txt &&
+    rm -r "$wheels"
+}
+
 build_workspace() {
   local libraries jobs
   jobs=-j$(nproc) # said here, else colcon adds a load limit, and a busy machine compiles one file at a time
@@ -171,11 +184,19 @@ fi
 declare -A files stamp
 files[runtime]=$(echo requirements/{lock,runtime,ros,sim,sim-nodeps}.txt)
 files[dev]="${files[runtime]} requirements/dev.txt"
-for each in runtime dev; do
+files[gpu]="${files[runtime]} requirements/gpu.txt"
+for each in runtime dev gpu; do
   # shellcheck disable=SC2086  # a list of names
   stamp[$each]=$(fingerprint ${files[$each]})
 done
+if [[ $level == gpu ]] && ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  fail "onnxruntime-gpu with CUDA 13 has no wheel for $("$python" -V); 3.11 to 3.13 have. To start again with another one: make distclean && PYTHON=python3.12 tools/setup.sh gpu"
+fi
 if ! is_current "$venv/.$level.stamp" "${stamp[$level]}"; then
+  if [[ -f $venv/.gpu.stamp ]]; then # what follows installs the one for the CPU again
+    rm "$venv/.gpu.stamp"
+    step "ONNX Runtime for CUDA goes" "about 5 s" "$python" -m pip uninstall -y onnxruntime-gpu
+  fi
   # The build tools first: what comes as source wants the pinned setuptools.
   step "ROS 2 and build tools" "about 60 s" pip_install -r requirements/ros.txt
   step "Simulator, ONNX Runtime and tools" "about 60 s" pip_install -r requirements/runtime.txt
@@ -184,6 +205,9 @@ if ! is_current "$venv/.$level.stamp" "${stamp[$level]}"; then
   if [[ $level == dev ]]; then
     step "torch, export and test tools" "about 60 s" pip_install -r requirements/dev.txt
     echo "${stamp[dev]}" >"$venv/.dev.stamp"
+  elif [[ $level == gpu ]]; then
+    step "ONNX Runtime and bindings for CUDA" "about 30 s" replace_onnxruntime
+    echo "${stamp[gpu]}" >"$venv/.gpu.stamp"
   fi
 fi
 

@@ -7,23 +7,33 @@ different length advance together; rows that a shorter sample does not need are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dtvla.policy.backends import Logits
+from dtvla.policy.backends import CPU_ROW_COST, Logits
 from dtvla.policy.layout import NEVER, Bounds
 from training.model import DeepThinkVLA, GemmaLayer, attend, rope_tables
 
+# q [B, N, S, D], key and value cache [B, K, C, D], int32 bounds [B, 4], scale -> [B, N, S, D]
+CacheAttention = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
 
 class CachedDecoder:
-    """A decoder with its cache for `batch` samples of up to `length` positions."""
+    """A decoder with its cache for `batch` samples of up to `length` positions.
 
-    def __init__(self, model: DeepThinkVLA, batch: int, length: int) -> None:
+    `attention` replaces torch's attention under a mask tensor by one that reads the bounds itself; shapes
+    and addresses then stay the same from call to call, which a CUDA graph asks for.
+    """
+
+    def __init__(
+        self, model: DeepThinkVLA, batch: int, length: int, attention: CacheAttention | None = None
+    ) -> None:
         self.model = model
+        self.attention = attention
         text = model.config.text
         weight = model.decoder.embed_tokens.weight
         shape = (batch, text.kv_heads, length, text.head_dim)
@@ -42,13 +52,10 @@ class CachedDecoder:
             features_BFH: image features for the image ids among `ids_BS`.
         """
         text, rows = self.model.config.text, torch.arange(ids_BS.shape[1], device=ids_BS.device)
-        prefix, start, keys, first = (bounds_B4[:, i, None] for i in range(4))
-        at = first + rows
+        at = bounds_B4[:, 3, None] + rows
         cos, sin = rope_tables(at + 1, text.head_dim, text.rope_theta)
-        j = torch.arange(self.length, device=ids_BS.device)
-        i = at[:, :, None]
-        visible = (j < prefix[:, :, None]) | (j <= i) | (i >= start[:, :, None])
-        mask = (visible & (j < keys[:, :, None]))[:, None]
+        bounds = bounds_B4.int()
+        mask = None if self.attention else self._mask(bounds_B4, at)
         sample = torch.arange(len(ids_BS), device=ids_BS.device)[:, None]
         x = self.model.embed(ids_BS, features_BFH) * text.hidden_size**0.5
         for layer, (key, value) in zip(self.model.decoder.layers, self._caches, strict=True):
@@ -56,9 +63,20 @@ class CachedDecoder:
             q, k, v = layer.self_attn.project(layer.input_layernorm(x), cos, sin)
             key[sample, :, at] = k.transpose(1, 2)
             value[sample, :, at] = v.transpose(1, 2)
-            x = x + layer.self_attn.merge(attend(q, key, value, mask))
+            if self.attention:
+                out = self.attention(q, key, value, bounds, text.head_dim**-0.5)
+            else:
+                out = attend(q, key, value, mask)
+            x = x + layer.self_attn.merge(out)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         return self.model.decoder.norm(x)
+
+    def _mask(self, bounds_B4: Tensor, at_BS: Tensor) -> Tensor:
+        """The mask rule as a tensor [B, 1, S, C]."""
+        prefix, start, keys = (bounds_B4[:, c, None, None] for c in range(3))
+        j = torch.arange(self.length, device=at_BS.device)
+        i = at_BS[:, :, None]
+        return (((j < prefix) | (j <= i) | (i >= start)) & (j < keys))[:, None]
 
     def clear(self) -> None:
         """Zeroes the cache."""
@@ -78,6 +96,11 @@ class TorchBackend:
     def cache_length(self) -> int:
         """How many positions the cache holds."""
         return self._decoder.length
+
+    @property
+    def row_cost(self) -> float:
+        """See `Backend.row_cost`."""
+        return CPU_ROW_COST
 
     def sibling(self) -> TorchBackend:
         """See `Backend.sibling`."""

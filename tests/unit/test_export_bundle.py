@@ -136,7 +136,7 @@ def test_a_thought_cut_by_the_cap_is_closed_as_if_the_tags_had_been_thought(mode
 
 def test_the_graph_lowered_for_older_runtimes_computes_the_same(model, random_bundle_path, monkeypatch):
     """Python 3.10 has no ONNX Runtime with TensorScatter: there the cache is written by ScatterND."""
-    monkeypatch.setattr("dtvla.policy.backends.onnxruntime.needs_lowering", lambda version: True)
+    monkeypatch.setattr("dtvla.policy.backends.providers.needs_lowering", lambda version: True)
     older = OnnxRuntimeBackend(random_bundle_path, Bundle.load(random_bundle_path).spec)
     address = older._caches["key_1"].data_ptr()
     assert all(result.difference < 2e-5 for result in check_parity(model, older))

@@ -40,7 +40,7 @@ def _python_of_version(folder: Path, version: str) -> Path:
 def test_an_unknown_level_is_refused_with_the_known_ones(project: Path) -> None:
     result = _set_up(project, "everything")
     assert result.returncode == 2
-    assert "use runtime or dev" in result.stderr
+    assert "use runtime, dev or gpu" in result.stderr
 
 
 def test_a_python_that_does_not_fit_is_named_with_the_remedy(project: Path) -> None:
@@ -62,3 +62,14 @@ def test_a_working_venv_is_never_replaced(project: Path) -> None:
     assert result.returncode == 1
     assert "make distclean" in result.stderr
     assert (tools / "python").exists()
+
+
+def test_the_gpu_level_refuses_a_python_without_wheels_before_it_installs_anything(project: Path) -> None:
+    tools = project / ".venv/bin"
+    tools.mkdir(parents=True)
+    _python_of_version(tools, "3.10").rename(tools / "python")
+    (tools / "activate").write_text(f"VIRTUAL_ENV={project / '.venv'}\n")
+    result = _set_up(project, "gpu")
+    assert result.returncode == 1
+    assert "3.11 to 3.13 have" in result.stderr
+    assert not list((project / ".venv").glob(".*.stamp"))

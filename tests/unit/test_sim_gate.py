@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dtvla.graph import default_bundle
 from dtvla.policy.bundle import Bundle
 from dtvla.resources import resource
 from dtvla.sim.evaluation import OUTCOMES, EpisodeResult, EvalOptions, evaluate, outcome, wilson
@@ -18,12 +19,12 @@ RECORD = Path(__file__).parents[2] / "docs/results/embedded.json"
 
 @pytest.fixture(scope="module")
 def shipped() -> Path:
-    return Path(resource("bundles/embedded"))
+    return default_bundle()
 
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    """What `dtvla eval --suite embedded --episodes 60 --seed0 10000` wrote of the shipped bundle."""
+    """What `dtvla eval --suite embedded --episodes 180 --seed0 10000` wrote of the shipped bundle."""
     return json.loads(RECORD.read_text())
 
 
@@ -35,9 +36,15 @@ def test_the_shipped_bundle_is_whole_small_and_says_where_it_comes_from(shipped:
 
 def test_the_recorded_result_is_of_the_very_bundle_that_ships(shipped: Path, record: dict[str, Any]) -> None:
     assert record["fingerprint"] == Bundle.load(shipped).fingerprint
-    assert record["episodes"] == len(record["results"]) == 60
+    assert record["episodes"] == len(record["results"]) == 180
     assert record["errors"] == 0
     assert min(result["seed"] for result in record["results"]) == 10_000
+
+
+def test_the_shipped_bundle_was_made_of_the_float32_one_beside_it(shipped: Path) -> None:
+    bundle, base = Bundle.load(shipped), Bundle.load(resource("bundles/embedded"))
+    assert (bundle.spec.precision, base.spec.precision) == ("int8", "fp32")
+    assert bundle.spec.provenance["quantised_from"] == base.fingerprint
 
 
 @pytest.mark.sim

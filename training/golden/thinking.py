@@ -38,7 +38,7 @@ def bundle_backend(golden: GoldenSet, scratch: Path) -> Backend:
     from model_export.onnx_export import export_decoder, export_vision
 
     export_vision(golden.model, scratch / "vision.onnx")
-    export_decoder(golden.model, scratch / "decoder.onnx")
+    export_decoder(golden.model, scratch / "decoder.onnx", whole_head=True)
     spec = PolicySpec(
         layout=golden.layout,
         image=ImageSpec(golden.model.config.vision.image_size),

@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from dtvla.policy.options import Decoding, Thinking
+from dtvla.policy.options import BackendName, Decoding, Thinking
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +29,7 @@ console = Console()
 @app.command
 def up(
     bundle: Path | None = None,
+    backend: BackendName = "auto",
     suite: str = "embedded",
     task: int = 0,
     seed: int = 0,
@@ -47,6 +48,7 @@ def up(
 
     Args:
         bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
         suite: Benchmark suite of the simulator.
         task: Index of the task in the suite, from 0.
         seed: Seed of the first episode's object placement; each further episode takes the next one.
@@ -69,6 +71,7 @@ def up(
 
     options = GraphOptions(
         bundle=Bundle.load(bundle or default_bundle()).path.resolve(),
+        backend=backend,
         suite=suite,
         task=task,
         seed=seed,
@@ -96,6 +99,7 @@ def up(
 @app.command
 def demo(
     bundle: Path | None = None,
+    backend: BackendName = "auto",
     suite: str = "embedded",
     seed: int = 0,
     episodes: int | None = None,
@@ -111,6 +115,7 @@ def demo(
 
     Args:
         bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
         suite: Benchmark suite of the simulator.
         seed: Seed of the object placement.
         episodes: Number of episodes, tasks in turn. Default: one per task.
@@ -125,6 +130,7 @@ def demo(
 
     options = GraphOptions(
         bundle=(bundle or default_bundle()).resolve(),
+        backend=backend,
         suite=suite,
         seed=seed,
         max_steps=max_steps,
@@ -145,6 +151,7 @@ def demo(
 @app.command(name="eval")
 def evaluate(
     bundle: Annotated[Path | None, arg(aliases=("--policy",))] = None,
+    backend: BackendName = "auto",
     suite: str = "embedded",
     episodes: int = 60,
     seed0: int = 10_000,
@@ -157,6 +164,7 @@ def evaluate(
 
     Args:
         bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
+        backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
         suite: Benchmark suite.
         episodes: Number of episodes, dealt to the tasks in turn.
         seed0: First seed; the shipped policy has not seen those from 10000 on.
@@ -180,6 +188,7 @@ def evaluate(
     count = min(workers or os.cpu_count() or 1, episodes)
     options = EvalOptions(
         policy=path,
+        backend=backend,
         suite=suite,
         episodes=episodes,
         seed0=seed0,

@@ -65,6 +65,7 @@ class GraphOptions:
 
     Attributes:
         bundle: folder of the policy bundle.
+        backend: what runs it, one of `dtvla.policy.options.BACKENDS`.
         suite, task, seed: the scene of the first episode.
         realtime: True lets the world move on while the policy thinks; False is lockstep.
         max_steps: control periods per episode; 0 takes the task's own limit.
@@ -75,6 +76,7 @@ class GraphOptions:
     """
 
     bundle: Path
+    backend: str = "auto"
     suite: str = "embedded"
     task: int = 0
     seed: int = 0
@@ -107,7 +109,11 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
             "autostart": options.autostart,
             "repeat": options.repeat,
         },
-        "policy_node": {"bundle": str(options.bundle), "use_sim_time": options.simulator},
+        "policy_node": {
+            "bundle": str(options.bundle),
+            "backend": options.backend,
+            "use_sim_time": options.simulator,
+        },
         "controller_node": {"lockstep": lockstep, "use_sim_time": options.simulator},
         "recorder_node": {"output": str(options.output), "use_sim_time": options.simulator},
         "reasoning_markers_node": {"use_sim_time": options.simulator},
@@ -120,5 +126,5 @@ def parameter_file(node: NodeSpec) -> Path | None:
 
 
 def default_bundle() -> Path:
-    """The bundle that ships with the package."""
-    return resource("bundles/embedded")
+    """The bundle that ships with the package: int8; `bundles/embedded` beside it is what it was made of."""
+    return resource("bundles/embedded-int8")

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dtvla.policy.options import BACKENDS
+
 Value = bool | int | float | str
 
 
@@ -127,7 +129,7 @@ LIBERO_BRIDGE = (
 
 POLICY = (
     Parameter("bundle", "", "Folder of the policy bundle; empty takes the one that ships with the package."),
-    Parameter("backend", "auto", "Inference backend.", choices=("auto", "onnxruntime")),
+    Parameter("backend", "auto", "Inference backend.", choices=BACKENDS),
     Parameter(
         "robots", "", "Namespaces of several robots, comma-separated; empty serves one without a namespace."
     ),

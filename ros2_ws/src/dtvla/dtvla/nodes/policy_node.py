@@ -67,7 +67,10 @@ class PolicyNode(GraphNode):
         self._policy.decide(look, "Warm up")  # the first decision is slow
         if self._batch is not None:
             self._batch.decide({i: Request(look, "Warm up") for i in range(len(self._batch))})
-        self.report.values(bundle=path, fingerprint=self._policy.bundle.fingerprint[:16])
+        self.get_logger().info(self._policy.runs_on)
+        self.report.values(
+            bundle=path, fingerprint=self._policy.bundle.fingerprint[:16], runs_on=self._policy.runs_on
+        )
 
     def activate(self) -> None:
         worker = self.live(Worker(self._decide), Worker.close)

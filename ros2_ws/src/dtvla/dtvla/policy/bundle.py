@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from dtvla.policy.engines import Engine, read_engines
 from dtvla.policy.errors import BundleError
 from dtvla.policy.prompt import load_tokenizer
 from dtvla.policy.spec import FILE, Fields, PolicySpec
@@ -29,6 +30,7 @@ class Bundle:
     tokenizer: Tokenizer
     files: Mapping[str, str]
     fingerprint: str
+    engines: tuple[Engine, ...] = ()  # TensorRT engines for one machine or several
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -46,18 +48,20 @@ class Bundle:
         data = _read_manifest(manifest)
         spec = PolicySpec.from_json(data)
         files = _read_files(data)
+        engines = read_engines(data.get("engines", []), files)
         for name, digest in files.items():
             _verify(folder / name, digest)
         tokenizer = _load_tokenizer(folder / "tokenizer.json", spec)
-        return cls(folder, spec, tokenizer, files, data[SEAL])
+        return cls(folder, spec, tokenizer, files, data[SEAL], engines)
 
 
-def write_bundle(path: str | Path, spec: PolicySpec) -> None:
+def write_bundle(path: str | Path, spec: PolicySpec, engines: Sequence[Engine] = ()) -> None:
     """Writes policy.json into a directory that already holds the other files, with all their hashes.
 
     Args:
         path: directory with tokenizer.json, vision.onnx, decoder.onnx and whatever else belongs to it.
         spec: what the policy is.
+        engines: what the engine files among them are; a bundle without any has no such field.
 
     Raises:
         BundleError: a required file is missing, or the result would not load.
@@ -69,6 +73,8 @@ def write_bundle(path: str | Path, spec: PolicySpec) -> None:
         raise BundleError(f"{folder} lacks {missing[0]}; a bundle cannot be written without it.")
     data = spec.to_json()
     data["files"] = {name: file_digest(folder / name) for name in names}
+    if engines:
+        data["engines"] = [engine.to_json() for engine in engines]
     (folder / FILE).write_bytes(sealed(data))
     Bundle.load(folder)
 

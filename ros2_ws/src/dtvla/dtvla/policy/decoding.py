@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend, Pass
+from dtvla.policy.backends import Backend, Features, Pass
 from dtvla.policy.errors import PolicyFault, PolicyInputError
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 from dtvla.policy.options import Decoding
@@ -35,9 +35,7 @@ def check_room(layout: TokenLayout, prompt: NDArray[np.int64], cap: int, cache_l
         )
 
 
-def prefill(
-    backend: Backend, prompt: NDArray[np.int64], features: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
+def prefill(backend: Backend, prompt: NDArray[np.int64], features: Features | None) -> NDArray[np.float32]:
     """Runs the prompt, every row seeing every other; returns the logits [V] of the first thought token."""
     n = len(prompt)
     bounds = Bounds(prefix_len=n, action_start=NEVER, kv_len=n, q_start=0)
@@ -166,7 +164,7 @@ def act_pass(
 def whole_pass(
     layout: TokenLayout,
     prompt: NDArray[np.int64],
-    features: NDArray[np.float32] | None,
+    features: Features | None,
     thought: NDArray[np.int64],
 ) -> Pass:
     """A whole decision in one pass, with a thought that is known before."""

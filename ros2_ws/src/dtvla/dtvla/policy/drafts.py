@@ -16,20 +16,21 @@ from numpy.typing import NDArray
 
 KEPT_THOUGHTS = 4
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # tokens that must agree before another place of a thought is copied
-_PRIOR = 2.0  # an unseen context counts as if it had stood this often, all times
+Context = tuple[int, int]  # the last two tokens; -1 where there is none
+_PRIOR = 1.0  # an unseen context counts as if it had stood this often, all times
 
 
 class Drafts:
     """The last thoughts of an episode, newest first, and the record of what stood.
 
-    Whether a proposed token stands depends most on the token before it: behind "is" and "," come numbers
-    that change, behind "cm" comes a direction that mostly does not. That record is kept per such token.
+    Whether a proposed token stands depends most on the tokens before it: behind "right," comes a number
+    that changes, behind "can," a name that does not. That record is kept per `Context`.
     """
 
     def __init__(self) -> None:
         self._thoughts: deque[tuple[int, ...]] = deque(maxlen=KEPT_THOUGHTS)
-        self._stood: Counter[int] = Counter()
-        self._proposed: Counter[int] = Counter()
+        self._stood: Counter[Context] = Counter()
+        self._proposed: Counter[Context] = Counter()
 
     def clear(self) -> None:
         """Forgets everything: the next thought is of another episode."""
@@ -41,13 +42,13 @@ class Drafts:
         """Adds a finished thought (ids with tags)."""
         self._thoughts.appendleft(tuple(int(token) for token in thought))
 
-    def record(self, before: int, stood: bool) -> None:
-        """Notes whether a token that was proposed behind the token `before` stood."""
+    def record(self, before: Context, stood: bool) -> None:
+        """Notes whether a token that was proposed behind the tokens `before` stood."""
         self._proposed[before] += 1
         self._stood[before] += stood
 
-    def chance(self, before: int) -> float:
-        """The share of proposals behind the token `before` that stood."""
+    def chance(self, before: Context) -> float:
+        """The share of proposals behind the tokens `before` that stood."""
         return (self._stood[before] + _PRIOR) / (self._proposed[before] + _PRIOR)
 
     def rest_of_newest(self, position: int) -> tuple[int, ...]:

@@ -15,6 +15,13 @@ DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 # on the thought about the image before (`dtvla.policy.background.LaggingPolicy`).
 Thinking = Literal["plain", "drafts", "lagging"]
 
+# What runs a bundle. "auto" takes TensorRT engines where the bundle has some for this machine, else ONNX
+# Runtime on the CPU; "onnxruntime-..." are its other execution providers (`dtvla.policy.backends.providers`).
+BackendName = Literal[
+    "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx", "tensorrt"
+]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
 
 @dataclass(frozen=True)
 class DecisionOptions:

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend, Logits, Pass
-from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
+from dtvla.policy.backends import Backend, Features, Logits, Pass
+from dtvla.policy.backends.choose import choose_backend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import (
     RANDOM_WORDS,
@@ -28,14 +28,13 @@ from dtvla.policy.decoding import (
 from dtvla.policy.drafts import Drafts
 from dtvla.policy.errors import DecisionStopped, PolicyFault
 from dtvla.policy.images import preprocess
-from dtvla.policy.options import DecisionOptions
+from dtvla.policy.options import BACKENDS, DecisionOptions
 from dtvla.policy.prompt import prompt_ids
 from dtvla.policy.stopwatch import Stopwatch
 from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
 _Result = TypeVar("_Result")
 OnText = Callable[[str, int, int], None]  # the thought so far, its tokens, how many of them were kept
-CPU_ROW_COST = 0.3  # one more row of a pass against one more pass, on the CPU (`dtvla bench` prints it)
 _UNFINISHED_CHARACTER = "\ufffd"
 
 
@@ -66,8 +65,10 @@ class Policy:
         backend: Backend,
         options: DecisionOptions | None = None,
         chooser: Chooser | None = None,
+        runs_on: str = "",
     ) -> None:
         self.bundle = bundle
+        self.runs_on = runs_on  # a sentence for logs: backend, device, and why not another
         self.options = options or DecisionOptions()
         self.backend = backend
         self._chooser = chooser or Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
@@ -87,7 +88,7 @@ class Policy:
 
         Args:
             path: bundle directory.
-            backend: "auto" or "onnxruntime".
+            backend: one of `BACKENDS`; "auto" takes TensorRT where the bundle has engines for this machine.
             threads: threads of one operator; None picks what suits the backend.
             options: how decisions are made.
 
@@ -95,14 +96,15 @@ class Policy:
             BundleError: the bundle must not be run.
             ValueError: an unknown backend.
         """
-        if backend not in ("auto", "onnxruntime"):
-            raise ValueError(f"Unknown backend {backend!r}; choose 'auto' or 'onnxruntime'.")
+        if backend not in BACKENDS:  # before a large bundle is read
+            raise ValueError(f"Unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
         bundle = Bundle.load(path)
-        return cls(bundle, OnnxRuntimeBackend(bundle.path, bundle.spec, threads), options)
+        chosen = choose_backend(bundle, backend, threads)
+        return cls(bundle, chosen.backend, options, runs_on=chosen.sentence)
 
     def sibling(self) -> Policy:
         """A second policy that decides for itself, in another thread: the same weights, its own cache."""
-        return Policy(self.bundle, self.backend.sibling(), self.options)
+        return Policy(self.bundle, self.backend.sibling(), self.options, runs_on=self.runs_on)
 
     def reset(self) -> None:
         """Forgets what belongs to an episode, before the next one begins."""
@@ -175,7 +177,7 @@ class Policy:
     def deciding(
         self,
         prompt: NDArray[np.int64],
-        features: NDArray[np.float32],
+        features: Features,
         clock: Stopwatch,
         on_text: OnText | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -211,7 +213,7 @@ class Policy:
 
     def _look(
         self, images: Mapping[str, NDArray[np.uint8]], instruction: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], Stopwatch]:
+    ) -> tuple[NDArray[np.int64], Features, Stopwatch]:
         """The prompt's ids, the image features, and the clock of the decision that begins."""
         clock = Stopwatch()
         prompt, pixels = self.prepare(images, instruction, clock)
@@ -253,7 +255,7 @@ class Policy:
     def _thinking(
         self,
         prompt: NDArray[np.int64],
-        features: NDArray[np.float32],
+        features: Features,
         clock: Stopwatch,
         on_text: OnText | None,
         should_stop: Callable[[], bool] | None,
@@ -263,7 +265,13 @@ class Policy:
         seconds = self.options.thought_seconds
         limits = ThoughtLimits(cap, lambda: seconds is not None and clock.elapsed() > seconds)
         writer = ThoughtWriter(
-            self.bundle.spec.layout, self._chooser, limits, self._drafts, CPU_ROW_COST, prompt, features
+            self.bundle.spec.layout,
+            self._chooser,
+            limits,
+            self._drafts,
+            self.backend.row_cost,
+            prompt,
+            features,
         )
         while not writer.finished:
             if should_stop is not None and should_stop():

@@ -21,6 +21,7 @@ from dtvla.policy.prompt import THINKING_PREFIX
 SCHEMA_VERSION = 1
 FAMILY = "deepthinkvla"
 FILE = "policy.json"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 TAGS = ("image", "think", "end_think", "action", "end_action", "pad", "eos", "bos")
 
 
@@ -54,6 +55,7 @@ class PolicySpec:
     thought_cap: int = 128  # tokens, the three tags included
     cache_length: int = 1024  # key/value rows to allocate
     decode_shift: int = 0
+    precision: str = "fp32"  # of the graphs' weights, one of `PRECISIONS`
     prompt_prefix: str = THINKING_PREFIX
     action_scale: ActionScale = field(default_factory=ActionScale)
     gripper: Gripper = field(default_factory=Gripper)
@@ -65,7 +67,7 @@ class PolicySpec:
         return ActionCodec(self.layout.bins, self.layout.action_begin, self.decode_shift)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of policy.json without `files` and `sha256`."""
+        """The content of policy.json without `files`, `engines` and `sha256`."""
         layout = dataclasses.asdict(self.layout)
         layout["prompt_end"] = list(self.layout.prompt_end)
         return {
@@ -80,6 +82,7 @@ class PolicySpec:
             "thought_cap": self.thought_cap,
             "cache_length": self.cache_length,
             "decode_shift": self.decode_shift,
+            "precision": self.precision,
             "prompt_prefix": self.prompt_prefix,
             "action_scale": dataclasses.asdict(self.action_scale),
             "gripper": dataclasses.asdict(self.gripper),
@@ -88,7 +91,7 @@ class PolicySpec:
 
     @classmethod
     def from_json(cls, data: object) -> PolicySpec:
-        """Reads and checks the content of policy.json (`files` and `sha256` apart).
+        """Reads and checks the content of policy.json (`files`, `engines` and `sha256` apart).
 
         Raises:
             BundleError: any field is missing, unknown, of the wrong type or out of range.
@@ -114,12 +117,14 @@ class PolicySpec:
             thought_cap=top.integer("thought_cap", 4),
             cache_length=top.integer("cache_length", layout.slots + 3),
             decode_shift=top.integer("decode_shift", 0, 1),
+            precision=_read_precision(top),
             prompt_prefix=top.text("prompt_prefix"),
             action_scale=_read_scale(top.section("action_scale")),
             gripper=_read_gripper(top.section("gripper")),
             provenance=top.section("provenance").rest(),
         )
         top.take("files")
+        top.take_or("engines", [])  # they belong to the files (`dtvla.policy.engines`)
         top.take("sha256")
         top.finish()
         if len(spec.cameras) != layout.images:
@@ -147,6 +152,10 @@ class Fields:
         if key not in self._left:
             raise BundleError(f"{FILE}: the field {self.name(key)} is missing.")
         return self._left.pop(key)
+
+    def take_or(self, key: str, default: Any) -> Any:
+        """The raw value of a field that older files lack."""
+        return self._left.pop(key, default)
 
     def section(self, key: str) -> Fields:
         """A nested object."""
@@ -207,6 +216,13 @@ def _read_layout(f: Fields) -> TokenLayout:
     if len({ids[key] for key in TAGS}) != len(TAGS):
         raise BundleError(f"{FILE}: two tokens of {f.path} share one id; every tag needs its own.")
     return layout
+
+
+def _read_precision(top: Fields) -> str:
+    precision = top.take_or("precision", "fp32")
+    if precision not in PRECISIONS:
+        raise BundleError(f"{FILE}: precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+    return str(precision)
 
 
 def _read_image(f: Fields) -> ImageSpec:

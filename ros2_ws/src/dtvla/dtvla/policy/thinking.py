@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend, Logits, Pass
+from dtvla.policy.backends import Backend, Features, Logits, Pass
 from dtvla.policy.decoding import Chooser, is_complete
-from dtvla.policy.drafts import Drafts
+from dtvla.policy.drafts import Context, Drafts
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
 
@@ -57,7 +57,7 @@ class ThoughtWriter:
         drafts: Drafts,
         row_cost: float,
         prompt: NDArray[np.int64],
-        features: NDArray[np.float32] | None,
+        features: Features | None,
     ) -> None:
         self._layout, self._chooser = layout, chooser
         self._limits, self._drafts, self._row_cost = limits, drafts, row_cost
@@ -137,7 +137,7 @@ class ThoughtWriter:
     def _likely(self, candidate: Sequence[int]) -> tuple[list[int], bool]:
         """The start of a candidate that is worth its rows, and whether the action block behind it is too."""
         room = self._limits.tokens - len(self.ids)
-        before = self.ids[-1] if self.ids else -1
+        before = self._context()
         draft: list[int] = []
         chance = 1.0
         for token in candidate[:room]:
@@ -145,7 +145,7 @@ class ThoughtWriter:
                 return draft, False
             draft.append(token)
             chance *= self._drafts.chance(before)
-            before = token
+            before = before[1], token
         block = self._row_cost * (self._layout.slots + 3)
         return draft, bool(draft) and is_complete([*self.ids, *draft], self._layout) and chance > block / (
             1.0 + block
@@ -158,7 +158,7 @@ class ThoughtWriter:
             token = self._chooser.word(row)
             stood = i < len(draft) and token == draft[i]
             if i < len(draft):
-                self._drafts.record(self.ids[-1] if self.ids else -1, stood)
+                self._drafts.record(self._context(), stood)
             self.ids.append(token)
             self.kept += stood
             if not stood:
@@ -169,6 +169,10 @@ class ThoughtWriter:
                 break
         self._move(len(draft))
         return True
+
+    def _context(self) -> Context:
+        before = [-1, -1, *self.ids[-2:]]
+        return before[-2], before[-1]
 
     def _move(self, steps: int | None) -> None:
         """Moves along the newest thought; None: the words have left its track."""

@@ -51,15 +51,24 @@ def choose_gl() -> str:
     )
 
 
-def _config_folder() -> Path:
-    """A folder with LIBERO's config.yaml, written once for the installed package."""
+def libero_package() -> Path:
+    """The folder `libero/libero` of the hf-libero wheel (found without importing it).
+
+    Raises:
+        SimulatorUnavailable: the package is not installed.
+    """
     package = importlib.util.find_spec("libero")
     if package is None or not package.submodule_search_locations:
         raise SimulatorUnavailable(
             "The package hf-libero is not installed. Run `make setup`, which installs it without its "
             "torch dependencies."
         )
-    root = Path(next(iter(package.submodule_search_locations))) / "libero"
+    return Path(next(iter(package.submodule_search_locations))) / "libero"
+
+
+def _config_folder() -> Path:
+    """A folder with LIBERO's config.yaml, written once for the installed package."""
+    root = libero_package()
     folder = cache_folder() / "libero"
     folder.mkdir(parents=True, exist_ok=True)
     lines = {
@@ -102,8 +111,13 @@ def prepare(assets: Path) -> None:
     Safe to call again with the same folder; a process serves one asset folder at a time.
     """
     os.environ["MUJOCO_GL"] = choose_gl()
+    libero = import_libero()
+    libero._assets_path_cache = str(assets)  # else the first environment asks the hub
+
+
+def import_libero() -> Any:
+    """The module `libero.libero`, imported so that it neither asks for input nor logs noise."""
     os.environ["LIBERO_CONFIG_PATH"] = str(_config_folder())
     for name in ("robosuite_logs", "robosuite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    libero: Any = importlib.import_module("libero.libero")
-    libero._assets_path_cache = str(assets)  # else the first environment asks the hub
+    return importlib.import_module("libero.libero")

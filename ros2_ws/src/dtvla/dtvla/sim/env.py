@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.sim import bootstrap, embedded
+from dtvla.sim import assets, bootstrap, embedded, libero_suites, rendering
 
 ACTION_DIM = 7
 CONTROL_PERIOD_S = 0.05
@@ -17,7 +17,8 @@ ROTATION_SCALE_RAD = 0.5  # and turns it by 0.5 rad (axis-angle, base frame)
 GRIPPER_OPENING_M = 0.08
 IDLE_ACTION = (0.0,) * 6 + (-1.0,)  # hold the pose, gripper open
 SETTLE_STEPS = 10  # LIBERO's protocol: objects fall onto the table before the episode starts
-MAX_STEPS = {"embedded": 260}
+MAX_STEPS = {"embedded": 260, **libero_suites.MAX_STEPS}
+SUITES = tuple(MAX_STEPS)
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
 
@@ -29,7 +30,8 @@ class Observation:
     Images are RGB uint8 [height, width, 3], already rotated as the benchmark's policies expect.
     Positions are metres in the robot's base frame (x away from the base, y to its left, z up),
     orientations quaternions (x, y, z, w). `objects` holds privileged positions in the same frame:
-    for the expert and for checks, never for a policy.
+    for the expert and for checks, never for a policy; so does `regions` for what the goal speaks of beside
+    objects: fixtures, and the middle of regions such as the inside of a basket.
     """
 
     images: dict[str, NDArray[np.uint8]]
@@ -41,6 +43,7 @@ class Observation:
     objects: dict[str, NDArray[np.float64]]
     step: int
     success: bool
+    regions: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,28 @@ def list_tasks(suite: str) -> list[TaskInfo]:
     Raises:
         ValueError: the suite is not known.
     """
-    if suite != "embedded":
-        raise ValueError(f"Unknown suite '{suite}'. This build serves: embedded.")
-    return [
-        TaskInfo(suite, i, task.name, task.language, MAX_STEPS[suite])
-        for i, task in enumerate(embedded.TASKS)
-    ]
+    if suite not in SUITES:
+        raise ValueError(f"Unknown suite '{suite}'. This build serves: {', '.join(SUITES)}.")
+    if suite == "embedded":
+        said = [(task.name, task.language) for task in embedded.TASKS]
+    else:
+        said = [(name, libero_suites.language(name)) for name in libero_suites.task_names(suite)]
+    return [TaskInfo(suite, i, name, words, MAX_STEPS[suite]) for i, (name, words) in enumerate(said)]
 
 
 class SimEnv:
     """A LIBERO environment for one task; one per process at a time (its renderer is global).
 
     Args:
-        suite: name of the suite (`embedded`).
+        suite: name of the suite, one of `SUITES`. Those of LIBERO need its assets (`dtvla.sim.assets`).
         task: index of the task in the suite.
         image_size: side of the square camera images in pixels.
         render: False skips the cameras (`images` is then empty).
         fast: render without shadows, multi-sampling and reflections (three to four times cheaper).
+
+    Raises:
+        ValueError: no such suite or task.
+        SimulatorUnavailable: the suite's assets, a package or GL is missing.
     """
 
     def __init__(
@@ -95,38 +103,79 @@ class SimEnv:
         if not 0 <= task < len(tasks):
             raise ValueError(f"Suite '{suite}' has tasks 0 to {len(tasks) - 1}; task {task} does not exist.")
         self.info = tasks[task]
-        self.scene = embedded.TASKS[task]
         self._render = render
         self._image_size = image_size
-        folder = embedded.write_scenes()
+        self._states: NDArray[np.float64] | None = None
+        if suite == "embedded":
+            folder = embedded.write_scenes()
+            files = {"bddl_file_name": str(folder / f"{self.info.name}.bddl")}
+            files["scene_xml"] = str(folder / "scenes" / "emb_table.xml")
+        else:
+            folder = assets.find()
+            files = {"bddl_file_name": str(libero_suites.bddl_file(suite, self.info.name))}
+            self._states = libero_suites.init_states(suite, self.info.name)
         bootstrap.prepare(folder)
         from libero.libero.envs.env_wrapper import ControlEnv
 
-        embedded.register_objects(folder)
-        if fast:
-            _render_fast()
-        self._env: Any = ControlEnv(
-            bddl_file_name=str(folder / f"{self.info.name}.bddl"),
-            scene_xml=str(folder / "scenes" / "emb_table.xml"),
-            camera_heights=image_size,
-            camera_widths=image_size,
-            use_camera_obs=False,  # we render below, and only the frames somebody will look at
-            has_offscreen_renderer=render,
-            has_renderer=False,
-            hard_reset=False,  # 6 to 160 ms instead of 1 to 4 s
-            ignore_done=True,
-        )
+        if suite == "embedded":
+            embedded.register_objects(folder)
+        with rendering.fast_models(fast):
+            self._env: Any = ControlEnv(
+                **files,
+                camera_heights=image_size,
+                camera_widths=image_size,
+                use_camera_obs=False,  # we render below, and only the frames somebody will look at
+                has_offscreen_renderer=render,
+                has_renderer=False,
+                hard_reset=False,  # 6 to 160 ms instead of 1 to 4 s
+                ignore_done=True,
+            )
         self._fast = fast
         self._step = 0
         self._obs: dict[str, Any] = {}
 
+    @property
+    def scene(self) -> embedded.EmbeddedTask:
+        """The task of the embedded suite, for its expert and its thoughts; LIBERO's tasks have none."""
+        if self._states is not None:
+            raise ValueError(f"A task of '{self.info.suite}' is none of the embedded suite's.")
+        return embedded.TASKS[self.info.index]
+
+    @property
+    def goals(self) -> list[tuple[str, ...]]:
+        """The task's goal: predicates that must all hold, such as `("in", "milk_1", "basket_1_contain_region")`."""
+        return [tuple(goal) for goal in self._env.env.parsed_problem["goal_state"]]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The objects that the goal wants moved, in its order."""
+        return tuple(goal[1] for goal in self.goals if goal[1] in self._env.env.objects_dict)
+
+    @property
+    def variants(self) -> int | None:
+        """In how many ways an episode can begin: LIBERO's fixed initial states; None: a new one per seed."""
+        return None if self._states is None else len(self._states)
+
+    def holds(self, goal: tuple[str, ...]) -> bool:
+        """Whether one of `goals` is met now, by the benchmark's own check."""
+        return bool(self._env.env._eval_predicate(list(goal)))
+
     def reset(self, seed: int, *, settle_steps: int = SETTLE_STEPS) -> Observation:
-        """Places the objects as `seed` says, lets them settle, and returns the first observation."""
-        self._env.seed(seed)
+        """Starts an episode, lets the objects settle, and returns the first observation.
+
+        The embedded suite deals its objects as `seed` says. In LIBERO's suites the seed is the index of the
+        fixed initial state, modulo their number (50): trial i of the benchmark is `reset(i)`. The reference
+        seeds the places of the fixtures once per task, so that they depend on the trials before; here each
+        trial has its own, and any trial can be run alone.
+        """
+        self._env.seed(seed if self._states is None else seed % len(self._states))
         self._obs = self._env.reset()
         if self._render and self._fast:
-            _drop_reflections(self._env.env.sim)
-        self._shuffle_places(seed)
+            rendering.drop_reflections(self._env.env.sim)
+        if self._states is None:
+            self._shuffle_places(seed)
+        else:
+            self._set_state(self._states[seed % len(self._states)])
         for _ in range(settle_steps):
             self._obs = self._env.step(np.array(IDLE_ACTION))[0]
         self._step = 0
@@ -171,6 +220,22 @@ class SimEnv:
             sim.data.set_joint_qpos(joint, pose)
         sim.forward()
 
+    def _set_state(self, state: NDArray[np.float64]) -> None:
+        size = len(self.state())
+        if len(state) != size:
+            raise ValueError(
+                f"The initial states of '{self.info.name}' have {len(state)} numbers, this scene has {size}: "
+                "the assets do not belong to this version of LIBERO. See `dtvla assets check`."
+            )
+        self._obs = self._env.set_init_state(state)
+
+    def _regions(self) -> dict[str, NDArray[np.float64]]:
+        """World positions of the fixtures and of the regions that the goal names."""
+        env = self._env.env
+        named = {name for goal in self.goals for name in goal[1:]} & set(env.object_sites_dict)
+        places = {name: env.sim.data.get_site_xpos(name) for name in named}
+        return places | {name: env.sim.data.body_xpos[env.obj_body_id[name]] for name in env.fixtures_dict}
+
     def _observation(self, look: bool = True) -> Observation:
         obs = self._obs
         robot = self._env.env.robots[0]
@@ -191,6 +256,7 @@ class SimEnv:
             objects=objects,
             step=self._step,
             success=bool(self._env.check_success()),
+            regions={name: np.asarray(place) - base for name, place in self._regions().items()},
         )
 
     def _pictures(self) -> dict[str, NDArray[np.uint8]]:
@@ -202,31 +268,3 @@ class SimEnv:
             name: upright(sim.render(camera_name=key, width=size, height=size))
             for name, key in CAMERAS.items()
         }
-
-
-def _render_fast() -> None:
-    """Makes every simulation loaded from now on in this process skip shadows and multi-sampling."""
-    import robosuite.utils.binding_utils as binding
-
-    if getattr(binding.MjSim, "_dtvla_fast", False):
-        return
-    original = binding.MjSim.from_xml_string.__func__
-
-    def from_xml_string(cls: type, xml: str) -> Any:
-        sim = original(cls, xml)
-        model = sim.model._model
-        model.vis.quality.shadowsize = 0
-        model.vis.quality.offsamples = 0
-        model.light_castshadow[:] = 0
-        return sim
-
-    binding.MjSim.from_xml_string = classmethod(from_xml_string)
-    binding.MjSim._dtvla_fast = True
-
-
-def _drop_reflections(sim: Any) -> None:
-    import mujoco
-
-    flags = sim._render_context_offscreen.scn.flags
-    for flag in (mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SHADOW):
-        flags[flag] = 0

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dtvla.policy.background import LaggingPolicy
 from dtvla.policy.bundle import Bundle
-from dtvla.policy.options import DecisionOptions, Decoding, Thinking
+from dtvla.policy.options import BackendName, DecisionOptions, Decoding, Thinking
 from dtvla.policy.runner import Policy
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.thoughts import check_thought
@@ -39,6 +39,7 @@ class EvalOptions:
     """What to evaluate: `episodes` are dealt to the tasks in turn, with seeds from `seed0` upwards."""
 
     policy: Path
+    backend: BackendName = "auto"
     suite: str = "embedded"
     episodes: int = 60
     seed0: int = 10_000
@@ -206,6 +207,7 @@ def _episodes(options: EvalOptions, pairs: list[tuple[int, int]]) -> Any:
     """Yields the results of (task, seed) pairs; one environment at a time, rebuilt when the task changes."""
     loaded = Policy.load(
         options.policy,
+        options.backend,
         threads=max(1, (os.cpu_count() or 1) // options.workers),
         options=DecisionOptions(options.decoding, drafts=options.thinking != "plain"),
     )

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.policy.layout import Bounds
+
+# Image features [F, hidden] between `encode` and `decode` of one backend; nobody else looks into them. An
+# array where they lie in host memory, a token for them where they stay on a GPU (np.asarray copies them).
+Features: TypeAlias = Any
+
+
+# `Backend.row_cost` on a CPU (`dtvla bench` prints what it measures), and on a GPU, where a pass of few rows
+# waits for the weights whatever the rows (not measured).
+CPU_ROW_COST, GPU_ROW_COST = 0.25, 0.01
 
 
 class Logits(NamedTuple):
@@ -23,7 +32,7 @@ class Pass(NamedTuple):
 
     ids: NDArray[np.int64]
     bounds: Bounds
-    features: NDArray[np.float32] | None = None
+    features: Features | None = None
     think_rows: Sequence[int] = ()
     action_rows: Sequence[int] = ()
 
@@ -46,6 +55,11 @@ class Backend(Protocol):
         """How many positions the key/value cache holds."""
         ...
 
+    @property
+    def row_cost(self) -> float:
+        """What one more row of a pass costs against one more pass: how far a draft is worth trying."""
+        ...
+
     def sibling(self) -> Backend:
         """A backend with a cache of its own that shares the weights; both may run at the same time."""
         ...
@@ -54,7 +68,7 @@ class Backend(Protocol):
         """Zeroes the cache. Needed only after NaN: a hidden key of weight 0 still carries it into a sum."""
         ...
 
-    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode(self, pixels: NDArray[np.float32]) -> Features:
         """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
         ...
 
@@ -63,7 +77,7 @@ class Backend(Protocol):
         ids: NDArray[np.int64],
         bounds: Bounds,
         *,
-        features: NDArray[np.float32] | None = None,
+        features: Features | None = None,
         think_rows: Sequence[int] = (),
         action_rows: Sequence[int] = (),
     ) -> Logits:
@@ -72,7 +86,7 @@ class Backend(Protocol):
         Args:
             ids: token ids [rows]; `layout.SLOT` marks an action slot.
             bounds: the mask of this pass.
-            features: image features [F, hidden] for the image ids among `ids`, in order.
+            features: what `encode` returned, for the image ids among `ids`, in order.
             think_rows: rows (0-based, of this pass) at which the whole vocabulary is scored.
             action_rows: rows at which the action ids are scored.
         """

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: a static key/value cache, bound once and updated in place."""
+"""ONNX Runtime: a static key/value cache on the device, bound once and updated in place."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Logits
-from dtvla.policy.backends.lowering import lowered, needs_lowering
+from dtvla.policy.backends import CPU_ROW_COST, GPU_ROW_COST, Logits
+from dtvla.policy.backends.providers import ELEMENT_TYPES, PROVIDERS, default_threads, open_session, zeros
 from dtvla.policy.errors import BundleError
 from dtvla.policy.layout import Bounds, TokenLayout
 from dtvla.policy.spec import PolicySpec
-
-PROVIDERS = ["CPUExecutionProvider"]
-_LOG_ERRORS_ONLY = 3
 
 
 class OnnxRuntimeBackend:
@@ -26,16 +23,22 @@ class OnnxRuntimeBackend:
     Args:
         folder: directory with the two graphs (of a verified bundle).
         spec: what policy.json says about them.
-        threads: threads of one operator. None takes 1: the policies that run well on a CPU are so small
-            that waking a second thread costs more than it brings.
+        threads: threads of one operator on the CPU; None takes one for small policies, else all processors.
+        provider: what runs the graphs, a key of `providers.PROVIDERS`.
 
     Raises:
-        BundleError: a graph cannot be loaded or its shapes are not what policy.json says.
+        BundleError: a graph cannot be loaded or its shapes are not what policy.json says, or the provider
+            cannot run it.
     """
 
-    def __init__(self, folder: Path, spec: PolicySpec, threads: int | None = None) -> None:
-        self._vision = _session(folder / "vision.onnx", threads or 1, scatters=False)
-        self.decoder = _session(folder / "decoder.onnx", threads or 1, scatters=True)
+    def __init__(
+        self, folder: Path, spec: PolicySpec, threads: int | None = None, provider: str = "cpu"
+    ) -> None:
+        self._provider = PROVIDERS[provider]
+        self._threads = threads or default_threads(folder / "decoder.onnx")
+        chosen = (self._threads, self._provider, spec.precision)
+        self._vision = open_session(folder / "vision.onnx", *chosen, scatters=False)
+        self.decoder = open_session(folder / "decoder.onnx", *chosen, scatters=True)
         _check_vision(self._vision, folder / "vision.onnx", spec)
         self.hidden_size = _check_decoder(self.decoder, folder / "decoder.onnx", spec.layout)
         self._length = spec.cache_length
@@ -47,6 +50,17 @@ class OnnxRuntimeBackend:
         self._no_features = np.zeros((1, 0, self.hidden_size), np.float32)
         self._block = self.bind_caches(self._caches)
         self._step = _Step(self.bind_caches(self._caches), self._no_features, self._vocab_size)
+
+    @property
+    def description(self) -> str:
+        """What runs the graphs, in words."""
+        where = f"{self._threads} threads" if self._provider.device == "cpu" else self._provider.device
+        return f"ONNX Runtime {ort.__version__}, {self.decoder.get_providers()[0]}, {where}"
+
+    @property
+    def row_cost(self) -> float:
+        """See `Backend.row_cost`."""
+        return CPU_ROW_COST if self._provider.device == "cpu" else GPU_ROW_COST
 
     def sibling(self) -> OnnxRuntimeBackend:
         """See `Backend.sibling`; a session of ONNX Runtime may run in several threads."""
@@ -61,6 +75,9 @@ class OnnxRuntimeBackend:
 
     def clear(self) -> None:
         """Zeroes the cache (see `Backend.clear`)."""
+        if self._provider.device != "cpu":
+            self._make_cache()
+            return
         for cache in self._caches.values():
             cache.numpy()[:] = 0.0
 
@@ -104,11 +121,10 @@ class OnnxRuntimeBackend:
 
     def allocate_caches(self, batch: int, length: int) -> dict[str, ort.OrtValue]:
         """One zeroed buffer per layer for keys and one for values, by the graph's names."""
-        shapes = {entry.name: entry.shape for entry in self.decoder.get_inputs() if _is_cache(entry.name)}
-        return {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((batch, heads, length, head_dim), np.float32))
-            for name, (_, heads, _, head_dim) in shapes.items()
-        }
+        entries = [entry for entry in self.decoder.get_inputs() if _is_cache(entry.name)]
+        kind = ELEMENT_TYPES[entries[0].type]
+        sizes = {entry.name: (batch, entry.shape[1], length, entry.shape[3]) for entry in entries}
+        return {name: zeros(shape, kind, self._provider.device) for name, shape in sizes.items()}
 
     def bind_caches(self, caches: dict[str, ort.OrtValue]) -> ort.IOBinding:
         """A binding in which every cache is input and output at once, so that nothing is copied."""
@@ -152,22 +168,6 @@ class _Step:
         self._write_index[0] = bounds.q_start
         session.run_with_iobinding(self._binding)
         return self._logits[0]
-
-
-def _session(path: Path, threads: int, *, scatters: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    # Idle workers must not burn the core that the simulator or the controller needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        graph = lowered(path) if scatters and needs_lowering(ort.__version__) else str(path)
-        return ort.InferenceSession(graph, options, providers=PROVIDERS)
-    except BundleError:
-        raise
-    except Exception as error:  # onnxruntime raises many kinds
-        raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
 
 
 def _is_cache(name: str) -> bool:
