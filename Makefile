@@ -6,7 +6,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 python := .venv/bin/python
 sources := ros2_ws/src training model_export launch tests
 
-.PHONY: help runtime dev setup setup-dev demo test bench lint format clean distclean
+.PHONY: help runtime dev setup setup-dev demo test bench gpu-check lint format clean distclean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -26,8 +26,12 @@ demo: runtime ## Runs three episodes of the shipped policy as a real ROS graph; 
 test: dev ## Runs all tests; ARGS="-k words" chooses some
 	@$(python) -m pytest $(ARGS)
 
-bench: runtime ## Measures decision latency, ROS overhead and simulator speed
+bench: dev ## Measures decision latency, ROS overhead, simulator speed, and our decision against torch
 	@$(python) -m dtvla.cli bench $(ARGS)
+	@$(python) -m model_export.bench
+
+gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorRT engines; writes docs/results/gpu-*.json
+	@$(python) -m model_export.gpu_check $(ARGS)
 
 lint: dev ## Checks style and types
 	@$(python) -m ruff check
