@@ -12,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.backends.providers import PROVIDERS, default_threads
+from dtvla.policy.backends.providers import PROVIDERS, default_threads, open_session
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import whole_pass
 from dtvla.policy.errors import BundleError
@@ -129,6 +129,14 @@ def test_a_provider_that_is_not_there_is_named_and_never_replaced_in_silence(ran
 def test_it_says_what_really_runs(random_bundle_path):
     backend = OnnxRuntimeBackend(random_bundle_path, Bundle.load(random_bundle_path).spec, threads=2)
     assert backend.description == f"ONNX Runtime {ort.__version__}, CPUExecutionProvider, 2 threads"
+
+
+def test_an_opset_that_the_runtime_lacks_is_named_beside_the_newest_it_has(random_bundle_path, tmp_path):
+    proto = onnx.load(str(random_bundle_path / "decoder.onnx"))
+    next(entry for entry in proto.opset_import if entry.domain == "").version = 99
+    onnx.save(proto, str(tmp_path / "decoder.onnx"))
+    with pytest.raises(BundleError, match=r"is in opset 99; this ONNX Runtime .* reads up to \d\d\. Install"):
+        open_session(tmp_path / "decoder.onnx", 1, PROVIDERS["cpu"], "fp32", scatters=True)
 
 
 def test_small_decoders_get_one_thread_and_large_ones_all(tmp_path):

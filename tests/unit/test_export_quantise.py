@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dtvla.policy.bundle import Bundle
-from dtvla.policy.errors import BundleError
 from dtvla.policy.layout import NEVER, Bounds
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
@@ -156,13 +155,3 @@ def test_bundles_are_compared_on_the_same_pictures(quantised, random_bundle_path
     assert (same.same_thoughts, same.action_difference, same.action_values_alike) == (1.0, 0.0, 1.0)
     assert other.size_mb < same.size_mb
     assert 0 < other.action_difference_same_thought < 0.5
-
-
-def test_a_precision_that_nobody_knows_is_refused(random_bundle_path):
-    from dataclasses import replace
-
-    from dtvla.policy.spec import PolicySpec
-
-    spec = replace(Bundle.load(random_bundle_path).spec, precision="int3")
-    with pytest.raises(BundleError, match="precision is 'int3'"):
-        PolicySpec.from_json({**spec.to_json(), "files": {}, "sha256": ""})

@@ -92,6 +92,8 @@ def set_in(path, value):
         (["colour"], "red", "unknown field colour"),
         (["files", "../weights"], "00", "plain file names"),
         (["prompt_prefix"], None, "prompt_prefix is None"),
+        (["precision"], "int3", "precision is 'int3'"),
+        (["cache_length"], 80, "cache_length is 80, but the pictures take"),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_path(bundle, path, value, sentence):

@@ -127,6 +127,13 @@ class PolicySpec:
         top.take_or("engines", [])  # they belong to the files (`dtvla.policy.engines`)
         top.take("sha256")
         top.finish()
+        pictures = layout.images * layout.image_tokens
+        if spec.cache_length <= pictures + spec.thought_cap + len(layout.action_block()):
+            raise BundleError(
+                f"{FILE}: cache_length is {spec.cache_length}, but the pictures take {pictures} positions, the "
+                f"longest thought {spec.thought_cap} and the action block {len(layout.action_block())}. "
+                "Export the policy again with a longer cache or a smaller thought_cap."
+            )
         if len(spec.cameras) != layout.images:
             raise BundleError(
                 f"{FILE}: cameras lists {len(spec.cameras)} cameras, layout.images says {layout.images}."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,12 @@ def open_session(
     except BundleError:
         raise
     except Exception as error:  # onnxruntime raises many kinds
+        opsets = re.search(r"Opset (\d+) is under.* till opset (\d+)", str(error), re.DOTALL)
+        if opsets:
+            raise BundleError(
+                f"{path} is in opset {opsets[1]}; this ONNX Runtime {ort.__version__} reads up to {opsets[2]}. "
+                "Install a newer onnxruntime, or export the policy again with this version of the code."
+            ) from None
         raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
     if provider.name not in session.get_providers():
         raise BundleError(_missing(provider, f"ONNX Runtime fell back to {session.get_providers()}"))
