@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from dtvla.policy import decoding
 from dtvla.policy.backends import Logits
+from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import Chooser
-from dtvla.policy.drafts import Drafts
+from dtvla.policy.drafts import Drafts, number_tokens
 from dtvla.policy.layout import SLOT, TokenLayout
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
@@ -238,3 +239,29 @@ def test_a_character_whose_bytes_are_not_all_written_is_left_out(random_bundle_p
 def test_options_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)) if "decoding" not in wrong else "decoding"):
         DecisionOptions(**wrong)
+
+
+def test_numbers_are_doubted_from_the_start_and_words_are_not():
+    memory = Drafts(numbers={50})
+    assert memory.chance((4, 40), 50) < 0.5 < memory.chance((4, 40), 41)
+    for _ in range(5):
+        memory.record((4, 40), stood=True)
+    assert memory.chance((4, 40), 50) > 0.8  # what was seen counts more than the guess
+
+
+def test_a_draft_stops_at_a_doubtful_number_when_rows_are_dear_and_goes_on_when_they_are_cheap():
+    thought = [4, 40, 50, 41, 42, 43, 44, 5, 6]
+    rows = {}
+    for row_cost in (0.2, 0.001):
+        model, memory = Model(says(thought)), Drafts(numbers={50})
+        memory.remember(thought)
+        write(model, memory, row_cost=row_cost)
+        rows[row_cost] = model.rows[0] - len(PROMPT)
+    assert rows[0.2] == 2  # `<think>` and the word before the number, which is only compared
+    assert rows[0.001] > len(thought)  # all of it, and the action block
+
+
+def test_tokens_with_digits_are_numbers(random_bundle_path):
+    tokenizer = Bundle.load(random_bundle_path).tokenizer
+    numbers = number_tokens(tokenizer)
+    assert {tokenizer.token_to_id(digit) for digit in "0123456789"} == set(numbers)

@@ -25,7 +25,7 @@ from dtvla.policy.decoding import (
     require_finite,
     whole_pass,
 )
-from dtvla.policy.drafts import Drafts
+from dtvla.policy.drafts import Drafts, number_tokens
 from dtvla.policy.errors import DecisionStopped, PolicyFault
 from dtvla.policy.images import preprocess
 from dtvla.policy.options import BACKENDS, DecisionOptions
@@ -72,7 +72,7 @@ class Policy:
         self.options = options or DecisionOptions()
         self.backend = backend
         self._chooser = chooser or Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
-        self._drafts = Drafts()
+        self._drafts = Drafts(number_tokens(bundle.tokenizer))
         self._prompts: dict[str, NDArray[np.int64]] = {}
         self.reset()
 

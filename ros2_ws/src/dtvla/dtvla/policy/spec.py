@@ -130,8 +130,8 @@ class PolicySpec:
         pictures = layout.images * layout.image_tokens
         if spec.cache_length <= pictures + spec.thought_cap + len(layout.action_block()):
             raise BundleError(
-                f"{FILE}: cache_length is {spec.cache_length}, but the pictures take {pictures} positions, the "
-                f"longest thought {spec.thought_cap} and the action block {len(layout.action_block())}. "
+                f"{FILE}: cache_length is {spec.cache_length}, but the pictures take {pictures} positions, "
+                f"the longest thought {spec.thought_cap} and the action block {len(layout.action_block())}. "
                 "Export the policy again with a longer cache or a smaller thought_cap."
             )
         if len(spec.cameras) != layout.images:

@@ -21,6 +21,8 @@ from dtvla.policy.decoding import Chooser, is_complete
 from dtvla.policy.drafts import Context, Drafts
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
+CERTAIN = 0.9  # a token that stands less often than this is doubtful
+
 
 @dataclass(frozen=True)
 class ThoughtLimits:
@@ -135,21 +137,35 @@ class ThoughtWriter:
         return self._drafts.lookup(self.ids)
 
     def _likely(self, candidate: Sequence[int]) -> tuple[list[int], bool]:
-        """The start of a candidate that is worth its rows, and whether the action block behind it is too."""
+        """The start of a candidate that is worth its rows, and whether the action block behind it is too.
+
+        A candidate is taken in pieces that end with a doubtful token: up to there the rows are needed anyway,
+        beyond they count only if the doubtful token stands.
+        """
         room = self._limits.tokens - len(self.ids)
         before = self._context()
         draft: list[int] = []
-        chance = 1.0
+        piece: list[int] = []
+        chance = stands = 1.0  # of all before the piece, of the piece
         for token in candidate[:room]:
-            if chance < self._row_cost:
-                return draft, False
-            draft.append(token)
-            chance *= self._drafts.chance(before)
+            piece.append(token)
+            certainty = self._drafts.chance(before, token)
+            stands *= certainty
             before = before[1], token
-        block = self._row_cost * (self._layout.slots + 3)
-        return draft, bool(draft) and is_complete([*self.ids, *draft], self._layout) and chance > block / (
-            1.0 + block
-        )
+            if certainty < CERTAIN:
+                if draft and not self._worth(chance, len(piece)):
+                    return draft, False
+                draft, chance = draft + piece, chance * stands
+                piece, stands = [], 1.0
+        if draft and piece and not self._worth(chance, len(piece)):
+            return draft, False
+        draft, chance = draft + piece, chance * stands
+        ends = bool(draft) and is_complete([*self.ids, *draft], self._layout)
+        return draft, ends and self._worth(chance, self._layout.slots + 3)
+
+    def _worth(self, chance: float, rows: int) -> bool:
+        """Whether rows that count with this chance are better tried now than in a pass of their own."""
+        return chance * (1.0 - self._row_cost) > (1.0 - chance) * rows * self._row_cost
 
     def _take_words(self, logits: NDArray[np.float32]) -> bool:
         """Chooses words row by row until one differs from the draft; True when the whole draft stood."""

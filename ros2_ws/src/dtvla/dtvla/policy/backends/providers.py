@@ -103,8 +103,8 @@ def open_session(
         opsets = re.search(r"Opset (\d+) is under.* till opset (\d+)", str(error), re.DOTALL)
         if opsets:
             raise BundleError(
-                f"{path} is in opset {opsets[1]}; this ONNX Runtime {ort.__version__} reads up to {opsets[2]}. "
-                "Install a newer onnxruntime, or export the policy again with this version of the code."
+                f"{path} is in opset {opsets[1]}; this ONNX Runtime {ort.__version__} reads up to "
+                f"{opsets[2]}. Install a newer onnxruntime, or export the policy again with this code."
             ) from None
         raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
     if provider.name not in session.get_providers():
