@@ -27,7 +27,8 @@ test: dev ## Runs all tests; ARGS="-k words" chooses some
 	@$(python) -m pytest $(ARGS)
 
 bench: dev ## Measures decision latency, ROS overhead, simulator speed, and our decision against torch
-	@$(python) -m dtvla.cli bench $(ARGS)
+	@$(python) -m model_export.midsize runs/midsize
+	@$(python) -m dtvla.cli bench --thoughts 500 --episodes 60 --larger runs/midsize $(ARGS)
 	@$(python) -m model_export.bench
 
 gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorRT engines; writes docs/results/gpu-*.json

@@ -302,3 +302,24 @@ def test_one_node_serves_two_robots_each_as_if_it_were_alone(
         np.testing.assert_allclose(chunks["left"].raw_actions, alone.raw_actions, atol=1e-4)
         right.show_until_complaint("right: The images of camera 'wrist'", encoding="bgr8")
         assert left.decide().thought, "a bad camera of one robot holds up the other"
+
+
+def test_a_frozen_camera_is_reported_and_nothing_is_decided_until_it_lives_again(
+    tmp_path: Path, random_bundle_path: Path
+) -> None:
+    with probe_domain() as (probe, domain):
+        settings = {"bundle": str(random_bundle_path), "frozen_image_s": 1.0}
+        with active("policy_node", probe, domain, tmp_path, **settings) as process:
+            stage = Stage(probe, process)
+            stage.instruct(INSTRUCTION)
+            stage.show_until_complaint("has not changed in a single bit")
+            probe.wait(lambda: False, 1.0)  # a decision on the first look may still be on its way
+            assert stage.stays_silent()
+            sizes = iter(range(32, 400))  # another size is another picture
+
+            def decides() -> bool:
+                stage.show(size=next(sizes))
+                return bool(probe.wait(lambda: any(chunk.thought for chunk in stage.chunks), 0.5))
+
+            probe.expect(decides, "no decision after the picture changed")
+            probe.expect(lambda: not probe.complaint("policy_node"), "the complaint stays")

@@ -52,6 +52,36 @@ def test_silent_cameras_are_counted_from_the_start_or_from_their_last_picture() 
     assert pair.silent(now_s=13.5, timeout_s=2.0, since_s=10.0) == ["agentview", "wrist"]
 
 
+def test_a_camera_that_repeats_one_picture_is_frozen_until_the_picture_changes() -> None:
+    pair = Eyes(("agentview", "wrist"), tolerance_s=0.01, frozen_after_s=1.0)
+    rng = np.random.default_rng(0)
+    for tick in range(40):
+        stamp = tick * PERIOD_NS
+        pair.see("agentview", stamp, rng.integers(0, 256, PICTURE.shape, np.uint8), 0.0)
+        look = pair.see("wrist", stamp, PICTURE, 0.0)
+        assert (look is None) == (pair.frozen() == ["wrist"]) == (stamp >= 1_000_000_000)
+    assert pair.see("wrist", 39 * PERIOD_NS, PICTURE + 1, 0.0) is not None
+    assert pair.frozen() == []
+
+
+def test_pictures_may_stay_the_same_where_the_world_may_rest() -> None:
+    pair = eyes()
+    for tick in range(400):
+        pair.see("agentview", tick * PERIOD_NS, PICTURE, 0.0)
+        assert pair.see("wrist", tick * PERIOD_NS, PICTURE, 0.0) is not None
+
+
+def test_cameras_that_never_show_one_moment_are_told_how_far_they_are_apart() -> None:
+    pair = eyes()
+    for tick in range(60):
+        pair.see("agentview", tick * PERIOD_NS, PICTURE, tick * 0.05)
+        assert pair.see("wrist", tick * PERIOD_NS + 20_000_000, PICTURE, tick * 0.05) is None
+    assert pair.apart_s(now_s=1.0, timeout_s=2.0, since_s=0.0) is None
+    assert pair.apart_s(now_s=3.0, timeout_s=2.0, since_s=0.0) == pytest.approx(0.02)
+    pair.see("agentview", 59 * PERIOD_NS + 20_000_000, PICTURE, 3.0)
+    assert pair.apart_s(now_s=3.1, timeout_s=2.0, since_s=0.0) is None
+
+
 @pytest.mark.parametrize(
     ("last", "now", "due"),
     [

@@ -89,6 +89,7 @@ def run(
     rounds: int,
     decisions: int,
     thoughts: int,
+    episodes: int,
     larger: Path | None,
     progress: Callable[[str], None],
 ) -> BenchReport:
@@ -100,6 +101,7 @@ def run(
         rounds: how often graph and bare loop take turns.
         decisions: decisions for the overhead.
         thoughts: decisions for the cost of thinking; 0 leaves it out.
+        episodes: episodes in closed loop for each way of thinking; 0 leaves them out.
         larger: a bundle with the same tokenizer that the recorded thoughts are dictated to as well.
         progress: told in words what is being measured.
     """
@@ -112,6 +114,11 @@ def run(
         looks = bench_thoughts.record(options.bundle, options.suite, thoughts, progress)
         progress(f"ways of thinking over {len(looks)} looks")
         report.thoughts.append(bench_thoughts.measure(options.bundle, looks))
+        if episodes:
+            progress(f"{episodes} episodes in closed loop for every way of thinking (minutes)")
+            solved = bench_thoughts.closed_loop(options.bundle, options.suite, episodes)
+            for mode, counts in solved.items():
+                report.thoughts[0].modes[mode].solved = counts
         if larger is not None:
             progress(f"ways of thinking with {larger.name}")
             report.thoughts.append(bench_thoughts.measure(larger, looks[:LARGER_LOOKS], scripted=True))

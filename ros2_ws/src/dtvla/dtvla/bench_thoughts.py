@@ -7,11 +7,13 @@ thinking decides on each look, one after the other, so that a busy machine is bu
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ class ModeFigures:
     latency_ms: tuple[float, float]
     words_changed: int  # decisions whose thought is not the plain one
     actions_changed: int
+    solved: tuple[int, int] | None = None  # episodes in closed loop, and of how many
 
 
 @dataclass
@@ -184,6 +187,24 @@ def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> Thoug
     return report
 
 
+def closed_loop(bundle: Path, suite: str, episodes: int) -> dict[str, tuple[int, int]]:
+    """Episodes solved, and of how many, by mode: the same unseen seeds for each, all processors."""
+    from dtvla.sim.evaluation import EvalOptions, evaluate
+
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {"thinking": "plain"},
+        "drafts": {"thinking": "drafts"},
+        "background": {"thinking": "lagging"},
+        "no thought": {"decoding": "masked"},
+    }
+    solved = {}
+    for mode, way in ways.items():
+        options = EvalOptions(bundle, suite=suite, episodes=episodes, workers=os.cpu_count() or 1, **way)
+        results = [result for result in evaluate(options) if not result.error]
+        solved[mode] = sum(result.success for result in results), len(results)
+    return solved
+
+
 def _figures(decisions: list[Decision], plain: list[Decision]) -> ModeFigures:
     milliseconds = [1e3 * decision.timings["total"] for decision in decisions]
     pairs = list(zip(decisions, plain, strict=True))
@@ -296,7 +317,7 @@ def table(report: ThoughtReport) -> Table:
         caption=f"One more row costs {report.row_cost:.2f} of a pass. "
         "Words, actions: decisions whose words or actions are not the plain ones.",
     )
-    heads = ("mode", "tokens", "kept", "passes", "p50", "p99", "of no thought", "words", "actions")
+    heads = ("mode", "tokens", "kept", "passes", "p50", "p99", "of no thought", "words", "actions", "solved")
     for name in heads:
         view.add_column(name, justify="left" if name == "mode" else "right")
     base = report.modes["no thought"].latency_ms[0]
@@ -312,5 +333,6 @@ def table(report: ThoughtReport) -> Table:
             f"{mode.latency_ms[0] / base:.2f} x",
             "" if same else f"{mode.words_changed}/{mode.decisions}",
             "" if same else f"{mode.actions_changed}/{mode.decisions}",
+            f"{mode.solved[0]}/{mode.solved[1]}" if mode.solved else "",
         )
     return view

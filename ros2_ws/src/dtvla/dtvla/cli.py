@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from dtvla.policy.options import BackendName, Decoding, Thinking
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from dtvla.sim.evaluation import EpisodeResult
+from dtvla.cli_sim import assets_app, evaluate
+from dtvla.policy.options import BackendName
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 app = SubcommandApp()
 bundles = SubcommandApp()
 app.command(bundles, name="bundle", help="Work with policy bundles.")
+app.command(assets_app, name="assets", help="LIBERO's assets: get them, check them, find them.")
 console = Console()
 
 
@@ -148,103 +143,7 @@ def demo(
     return OK if report.complete else FAILED
 
 
-@app.command(name="eval")
-def evaluate(
-    bundle: Annotated[Path | None, arg(aliases=("--policy",))] = None,
-    backend: BackendName = "auto",
-    suite: str = "embedded",
-    episodes: int = 60,
-    seed0: int = 10_000,
-    workers: int = 0,
-    thinking: Thinking = "drafts",
-    decoding: Decoding = "hybrid",
-    output: Path = Path("runs/eval"),
-) -> int:
-    """Measure the policy's success in closed loop, in process (no ROS): the benchmark's protocol.
-
-    Args:
-        bundle: Folder of the policy bundle. Default: the one that ships with dtvla.
-        backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
-        suite: Benchmark suite.
-        episodes: Number of episodes, dealt to the tasks in turn.
-        seed0: First seed; the shipped policy has not seen those from 10000 on.
-        workers: Processes to use. Default: one per processor.
-        thinking: plain writes each thought token by token; drafts tries the last thought first (faster, the
-            same words); lagging acts on the thought about the image before.
-        decoding: The variants that the paper compares: hybrid thinks, then acts in one parallel pass;
-            autoregressive acts value by value; masked and random act on an empty or a random thought;
-            none leaves the thinking prompt out as well.
-        output: Where the results go (a folder per run is made in it).
-    """
-    from rich.progress import Progress
-
-    from dtvla.demo import fresh_folder
-    from dtvla.graph import default_bundle
-    from dtvla.policy.bundle import Bundle
-    from dtvla.sim.evaluation import EvalOptions, write_results
-    from dtvla.sim.evaluation import evaluate as run
-
-    path = Bundle.load(bundle or default_bundle()).path
-    count = min(workers or os.cpu_count() or 1, episodes)
-    options = EvalOptions(
-        policy=path,
-        backend=backend,
-        suite=suite,
-        episodes=episodes,
-        seed0=seed0,
-        workers=count,
-        thinking=thinking,
-        decoding=decoding,
-    )
-    solved = 0
-    with Progress(console=console) as progress:
-        bar = progress.add_task(f"{episodes} episodes", total=episodes)
-
-        def advance(result: EpisodeResult) -> None:
-            nonlocal solved
-            solved += result.success
-            progress.update(bar, advance=1, description=f"{solved} solved")
-
-        results = run(options, advance)
-    folder = fresh_folder(output)
-    write_results(folder / "results.json", options, results)
-    for table in _success_tables(results):
-        console.print(table)
-    for result in results:
-        if result.error:
-            console.print(
-                f"{result.task_name}, seed {result.seed}: {result.error}", style="red", markup=False
-            )
-    console.print(f"All episodes with their thoughts: {folder / 'results.json'}")
-    return FAILED if any(result.error for result in results) else OK
-
-
-def _success_tables(results: list[EpisodeResult]) -> list[Table]:
-    """Success by task and in all with 95 % intervals, and how the failures ended."""
-    from rich.table import Table
-
-    from dtvla.sim.evaluation import OUTCOMES, wilson
-
-    view = Table("task", "solved", "rate", "95 % interval", "thoughts within 3 cm")
-    endings = Table("task", *OUTCOMES[1:], title="How the failures ended")
-    ran = [result for result in results if not result.error]
-    names = sorted({result.task_name for result in ran})
-    for name, group in [*((n, [r for r in ran if r.task_name == n]) for n in names), ("all", ran)]:
-        if group:
-            hits = sum(result.success for result in group)
-            low, high = wilson(hits, len(group))
-            near = sum(result.target_within_3cm for result in group) / len(group)
-            counts = (
-                f"{hits} of {len(group)}",
-                f"{hits / len(group):.0%}",
-                f"{low:.0%} to {high:.0%}",
-                f"{near:.0%}",
-            )
-            last = name == (names or ["all"])[-1]
-            view.add_row(name, *counts, end_section=last)
-            failed = (str(sum(result.outcome == ending for result in group)) for ending in OUTCOMES[1:])
-            endings.add_row(name, *failed, end_section=last)
-    return [view] if all(result.success for result in ran) else [view, endings]
+app.command(name="eval")(evaluate)
 
 
 @app.command
@@ -254,6 +153,7 @@ def bench(
     rounds: int = 3,
     decisions: int = 100,
     thoughts: int = 150,
+    episodes: int = 0,
     larger: Path | None = None,
     output: Path = Path("runs/bench"),
 ) -> int:
@@ -265,6 +165,7 @@ def bench(
         rounds: How often graph and bare loop take turns.
         decisions: Decisions over which the ROS overhead is measured.
         thoughts: Looks over which the ways of thinking are compared; 0 leaves that out.
+        episodes: Episodes in closed loop for each way of thinking; 0 leaves them out (60 take minutes).
         larger: Another bundle with the same tokenizer; it is dictated the same thoughts
             (`python -m model_export.midsize` makes one of middle size).
         output: Where bench.json goes (a folder per run is made in it).
@@ -287,6 +188,7 @@ def bench(
         rounds=rounds,
         decisions=decisions,
         thoughts=thoughts,
+        episodes=episodes,
         larger=larger,
         progress=_tell,
     )

@@ -160,6 +160,14 @@ POLICY = (
         "pair_tolerance_s", 0.01, "Largest difference between the stamps of two cameras.", "s", 0.0, 1.0
     ),
     Parameter("image_timeout_s", 2.0, "A camera silent for so long is reported.", "s", 0.1, 60.0),
+    Parameter(
+        "frozen_image_s",
+        0.0,
+        "A camera that repeats one picture for so long is frozen (real cameras have noise: use 1); 0: never.",
+        "s",
+        0.0,
+        60.0,
+    ),
     BASE_FRAME,
 )
 

@@ -64,7 +64,11 @@ class Seat:
         self._since_s = time.monotonic()
         self._frame = node.settings.text("base_frame")
         self._cameras = [camera.name for camera in table.spec.cameras]
-        self._eyes = Eyes(self._cameras, node.settings.number("pair_tolerance_s"))
+        self._eyes = Eyes(
+            self._cameras,
+            node.settings.number("pair_tolerance_s"),
+            node.settings.number("frozen_image_s"),
+        )
         period_ns = round(table.spec.control_period_s * NS_PER_S)
         self._cadence = Cadence(table.spec.execute_steps * period_ns, period_ns)
         self._chunks = node.live(
@@ -144,12 +148,37 @@ class Seat:
         idle = len(silent) == len(self._cameras) and (self._words is None or self._done_ns is not None)
         if not silent or idle:
             self.solved("cameras")
+            if not silent:
+                self._watch_pictures(timeout_s)
             return
         names = " and ".join(silent)
         topics = ", ".join(self._topic(f"{name}/image_raw") for name in silent)
         sentence = f"No image from {names} for {timeout_s:g} s: nothing is decided, the arm holds. "
         sentence += f"Start the camera, or remap its topic to {topics}."
         self.problem("cameras", sentence, Level.WARNING if len(silent) == len(self._cameras) else Level.ERROR)
+
+    def _watch_pictures(self, timeout_s: float) -> None:
+        """All cameras send; is it one and the same picture, or pictures of different moments?"""
+        frozen = self._eyes.frozen()
+        if frozen:
+            names, limit_s = " and ".join(frozen), self._node.settings.number("frozen_image_s")
+            self.problem(
+                "frozen",
+                f"The picture of {names} has not changed in a single bit for {limit_s:g} s while its stamps "
+                "go on: nothing is decided, the arm holds. Restart the camera's driver.",
+            )
+        else:
+            self.solved("frozen")
+        apart_s = self._eyes.apart_s(time.monotonic(), timeout_s, self._since_s)
+        if apart_s is not None:
+            tolerance_s = self._node.settings.number("pair_tolerance_s")
+            self.problem(
+                "pairing",
+                f"The cameras' newest pictures are {apart_s:.3g} s apart; {tolerance_s:g} s are allowed "
+                "(pair_tolerance_s): nothing is decided, the arm holds. Synchronise the cameras' clocks.",
+            )
+        else:
+            self.solved("pairing")
 
     def problem(self, key: str, sentence: str, level: Level = Level.ERROR) -> None:
         """Reports what is wrong with this robot."""
