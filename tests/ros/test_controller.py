@@ -169,3 +169,27 @@ def test_in_lockstep_a_tick_waits_for_its_chunk(tmp_path: Path) -> None:
         probe.expect(lambda: bool(bench.commands), "the tick is not answered")
         assert bench.commands[-1].row == 0
         assert not bench.commands[-1].hold
+
+
+def test_in_receding_mode_a_late_chunk_begins_where_the_arm_is_and_ends_in_a_smooth_hold(
+    tmp_path: Path,
+) -> None:
+    """Counting rows by the wall clock, a policy slower than its own chunk would never move the arm."""
+    with probe_domain() as (probe, domain):
+        settings = {"lockstep": False, "chunk_mode": "receding", "max_chunk_age_s": 60.0}
+        with active("controller_node", probe, domain, tmp_path, **settings) as process:
+            bench = Bench(probe, process)
+            for number in range(4):
+                assert bench.tick(number).hold
+            late = chunk(1, bench.stamp(0))  # made from the picture of tick 0; the arm has not moved since
+            bench.offer(late)
+            moves = []
+            for number in range(4, 24):
+                moves.append(bench.tick(number).translation.x)
+            rows = np.asarray(late.translations).reshape(-1, 3)[:, 0]
+            first = next(i for i, move in enumerate(moves) if move != 0.0) - 1  # row 0 moves nothing
+            np.testing.assert_allclose(moves[first : first + late.horizon], rows, atol=1e-9)
+            assert first <= 2
+            tail = moves[first + late.horizon :]
+            assert 0.0 < tail[0] < rows[-1], "it stops dead"
+            assert tail[-1] == 0.0

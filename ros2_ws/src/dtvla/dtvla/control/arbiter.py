@@ -20,6 +20,7 @@ class State(Enum):
 
     WAITING = "waiting for the first chunk"
     EXECUTING = "executing"
+    COASTING = "slowing down: the next chunk is late"
     HOLDING = "holding: the newest chunk is used up"
     STOPPED = "stopped: /clear_stop releases the arm"
 
@@ -79,16 +80,20 @@ class Arbiter:
         live = self._tick_ns is None or row_at(self.chunk, self._tick_ns) is not None
         return State.EXECUTING if live else State.HOLDING
 
-    def offer(self, chunk: Chunk) -> str | None:
-        """Takes a chunk in; returns the sentence why not when it is refused (the old one then stays)."""
+    def offer(self, chunk: Chunk, now_ns: int | None = None) -> str | None:
+        """Takes a chunk in; returns the sentence why not when it is refused (the old one then stays).
+
+        Its age counts at `now_ns`; without that, at the newest tick.
+        """
         if chunk.decision_id < self._newest_id:
             return (
                 f"Decision {chunk.decision_id} came after decision {self._newest_id}; decisions never go "
                 "backwards, so it is ignored. Is a second policy running?"
             )
         sentence = check_chunk(chunk, self.limits)
-        if sentence is None and not self.lockstep and self._tick_ns is not None:
-            sentence = check_age(chunk.stamp_ns, self._tick_ns, self.max_age_s)
+        now_ns = self._tick_ns if now_ns is None else now_ns
+        if sentence is None and not self.lockstep and now_ns is not None:
+            sentence = check_age(chunk.stamp_ns, now_ns, self.max_age_s)
         if sentence is not None:
             return sentence
         self._newest_id = chunk.decision_id
@@ -122,15 +127,33 @@ class Arbiter:
         """The command for the tick at `tick_ns`, or None when a lockstep world has to wait."""
         self._tick_ns = tick_ns
         if self.stopped:
-            return self._hold(tick_ns)
+            return self.hold(tick_ns)
         row = row_at(self.chunk, tick_ns) if self.chunk is not None else None
         if self.chunk is not None and row is not None:
             return self._execute(self.chunk, row, tick_ns)
-        return None if self.lockstep else self._hold(tick_ns)
+        return None if self.lockstep else self.hold(tick_ns)
 
     def _execute(self, chunk: Chunk, row: int, tick_ns: int) -> Command:
-        seconds = chunk.period_ns / NS_PER_S
         wanted = (chunk.translations[row], chunk.rotations[row], float(chunk.gripper_openings[row]))
+        return self.clamp(tick_ns, chunk, row, wanted, chunk.raw_actions[row])
+
+    def clamp(
+        self,
+        tick_ns: int,
+        chunk: Chunk,
+        row: int,
+        wanted: tuple[NDArray[np.float64], NDArray[np.float64], float],
+        raw_action: NDArray[np.float64] | None,
+    ) -> Command:
+        """The command for what is wanted, within the limits.
+
+        Args:
+            tick_ns: that it answers.
+            chunk, row: from which it comes.
+            wanted: translation [3] m and rotation [3] rad per period of the chunk, opening in m.
+            raw_action: [7] the policy's own action when it says exactly that; dropped when clamped.
+        """
+        seconds = chunk.period_ns / NS_PER_S
         given = (
             clamp_length(wanted[0], self.limits.max_linear_velocity_m_s * seconds),
             clamp_length(wanted[1], self.limits.max_angular_velocity_rad_s * seconds),
@@ -139,10 +162,11 @@ class Arbiter:
         unchanged = given[0] is wanted[0] and given[1] is wanted[1] and given[2] == wanted[2]
         self.clamped += not unchanged
         self.gripper_opening_m = given[2]
-        raw = chunk.raw_actions[row] if unchanged else None
+        raw = raw_action if unchanged else None
         return Command(tick_ns, chunk.decision_id, row, *given, raw_action=raw, hold=False)
 
-    def _hold(self, tick_ns: int) -> Command:
+    def hold(self, tick_ns: int) -> Command:
+        """The command to stay, with the gripper as it was."""
         decision = self.chunk.decision_id if self.chunk is not None else 0
         zero = np.zeros(3)
         return Command(tick_ns, decision, 0, zero, zero, self.gripper_opening_m, raw_action=None, hold=True)

@@ -12,8 +12,12 @@ from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCal
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from dtvla.control.arbiter import Arbiter
+from dtvla.control.blending import Blend, Seam
+from dtvla.control.coasting import Braking
+from dtvla.control.executor import Executor, Mode
 from dtvla.control.limits import Limits
+from dtvla.control.motion import MotionLimits
+from dtvla.control.robots import PANDA
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.messages import chunk_from, delta_message, to_ns
@@ -42,11 +46,15 @@ class ControllerNode(GraphNode):
         )
         if limits.min_gripper_opening_m > limits.max_gripper_opening_m:
             raise Refusal("Parameter 'min_gripper_opening_m' is larger than 'max_gripper_opening_m'.")
-        self._arbiter = Arbiter(
+        smooth = MotionLimits.of(PANDA)
+        self._executor = Executor(
+            Mode(settings.text("chunk_mode")),
             limits,
             lockstep=settings.flag("lockstep"),
             max_age_s=settings.number("max_chunk_age_s"),
             gripper_opening_m=limits.max_gripper_opening_m,
+            blend=Blend(seam=Seam(settings.text("chunk_seam"))),
+            braking=Braking(smooth.linear, smooth.angular),
         )
 
     def activate(self) -> None:
@@ -74,7 +82,8 @@ class ControllerNode(GraphNode):
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
-            sentence = self._arbiter.offer(chunk_from(message, self._frame))
+            now_ns = self.get_clock().now().nanoseconds
+            sentence = self._executor.offer(chunk_from(message, self._frame), now_ns)
         except Refusal as refusal:
             sentence = str(refusal)
         if sentence is not None:
@@ -93,28 +102,29 @@ class ControllerNode(GraphNode):
     def _on_joints(self, message: JointState) -> None:
         fingers = [p for name, p in zip(message.name, message.position, strict=False) if "finger" in name]
         if len(fingers) == 2 and math.isfinite(sum(fingers)):
-            self._arbiter.measure_gripper(sum(fingers))
+            self._executor.measure_gripper(sum(fingers))
 
     def _answer(self, tick_ns: int) -> None:
-        command = self._arbiter.tick(tick_ns)
+        command = self._executor.step(tick_ns)
         self._waiting_ns = tick_ns if command is None else None
         if command is not None:
             self._commands.publish(delta_message(command, self._frame))
-        arbiter = self._arbiter
+        executor = self._executor
         self.report.values(
-            state=arbiter.state.value,
-            decision_id=arbiter.chunk.decision_id if arbiter.chunk else 0,
-            clamped_commands=arbiter.clamped,
+            state=executor.state.value,
+            decision_id=executor.chunk.decision_id if executor.chunk else 0,
+            clamped_commands=executor.clamped,
+            late_chunks=executor.late_chunks,
         )
 
     def _on_policy_matched(self, info: QoSSubscriptionMatchedInfo) -> None:
         """A policy that is gone leaves nothing behind; its successor counts its decisions from 1."""
         if info.current_count == 0:
-            self._arbiter.forget_policy()
-            self.report.values(state=self._arbiter.state.value)
+            self._executor.forget_policy()
+            self.report.values(state=self._executor.state.value)
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._arbiter.stop()
+        self._executor.stop()
         self.report.problem("stop", "The arm is stopped and holds; call /clear_stop to release it.")
         if self._waiting_ns is not None:
             self._answer(self._waiting_ns)
@@ -122,7 +132,7 @@ class ControllerNode(GraphNode):
         return response
 
     def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._arbiter.clear_stop()
+        self._executor.clear_stop()
         self.report.solved("stop")
         response.success, response.message = True, "Released: the arm follows the policy again."
         return response

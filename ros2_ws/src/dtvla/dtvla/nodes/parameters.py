@@ -172,6 +172,14 @@ POLICY = (
 )
 
 CONTROLLER = (
+    Parameter(
+        "chunk_mode",
+        "open_loop",
+        "How chunks are executed: at their own stamps (the benchmark's way), each from where the arm is, or "
+        "averaged where they overlap.",
+        choices=("open_loop", "receding", "ensembled"),
+    ),
+    Parameter("chunk_seam", "cut", "Passage to the next chunk, but in open_loop.", choices=("cut", "spline")),
     Parameter("lockstep", True, "Leave a tick unanswered until its chunk comes; false holds instead."),
     Parameter("max_chunk_age_s", 1.0, "In real time, older chunks are refused.", "s", 0.01, 60.0),
     Parameter("max_linear_velocity_m_s", 1.8, "Longer translations are shortened.", "m/s", 0.001, 3.0),
