@@ -32,10 +32,9 @@ PARTS = (
 RECORD = "dtvla_assets.json"  # beside the assets; written by `install`
 CURRENT = "current"  # names the folder that is used when `DTVLA_ASSETS` is not set
 HUB, STAND_IN = "hub", "stand-in"
-REMEDY = (
-    "Get them with `dtvla assets fetch` (network), or name a folder or tar archive that holds them: "
-    f"`dtvla assets fetch --assets PATH`, or the variable {VARIABLE}. The suite 'embedded' needs none."
-)
+NAMED = f"`dtvla assets fetch --assets PATH` with a folder or tar archive, or the variable {VARIABLE}"
+NOT_NEEDED = "The suite 'embedded' needs none."
+REMEDY = f"Get them with `dtvla assets fetch` (network), or use {NAMED}. {NOT_NEEDED}"
 OnProgress = Callable[[float], None]  # the share that is done, 0 to 1
 
 
@@ -203,9 +202,10 @@ def _from_hub(on_progress: OnProgress) -> Path:
     try:
         hub.snapshot_download(repo_id=dataset, repo_type="dataset", local_dir=str(part))
     except Exception as error:  # its kinds differ by version: network, proxy, quota, disk
-        first = str(error).strip().splitlines()[:1]
+        why = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
         raise SimulatorUnavailable(
-            f"The dataset {dataset} could not be fetched ({type(error).__name__}: {' '.join(first)}). {REMEDY}"
+            f"The dataset {dataset} could not be fetched ({why}). Try again with a network (what was fetched "
+            f"is kept), or use {NAMED}. {NOT_NEEDED}"
         ) from error
     on_progress(0.9)
     shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub's bookkeeping

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.sim import assets, bootstrap, embedded, libero_suites, rendering
+from dtvla.sim.geometry import collision_boxes
 
 ACTION_DIM = 7
 CONTROL_PERIOD_S = 0.05
@@ -143,7 +144,7 @@ class SimEnv:
 
     @property
     def goals(self) -> list[tuple[str, ...]]:
-        """The task's goal: predicates that must all hold, such as `("in", "milk_1", "basket_1_contain_region")`."""
+        """The predicates that must all hold, such as `("in", "milk_1", "basket_1_contain_region")`."""
         return [tuple(goal) for goal in self._env.env.parsed_problem["goal_state"]]
 
     @property
@@ -170,6 +171,10 @@ class SimEnv:
         """
         self._env.seed(seed if self._states is None else seed % len(self._states))
         self._obs = self._env.reset()
+        # robosuite moves the fingers' command a little per physics step and forgets it only in a hard reset,
+        # as the reference does: else an episode would depend on how the one before ended.
+        gripper = self._env.env.robots[0].gripper
+        gripper.current_action = np.zeros(gripper.dof)
         if self._render and self._fast:
             rendering.drop_reflections(self._env.env.sim)
         if self._states is None:
@@ -201,6 +206,20 @@ class SimEnv:
     def state(self) -> NDArray[np.float64]:
         """The flattened MuJoCo state (time, positions, velocities): two equal runs agree in every bit."""
         return np.array(self._env.get_sim_state())
+
+    def shapes(self, name: str) -> NDArray[np.float64]:
+        """The corners [G, 8, 3] (metres, base frame) of the boxes around an object's or fixture's collision
+        shapes, as it stands now: for the expert and for checks, never for a policy. A region has none.
+        """
+        env = self._env.env
+        if name not in env.obj_body_id:
+            return np.empty((0, 8, 3))
+        return collision_boxes(env.sim, env.obj_body_id[name]) - np.asarray(env.robots[0].base_pos)
+
+    def part_of(self, name: str) -> str:
+        """The object or fixture that a region of the goal belongs to; other names are their own."""
+        site = self._env.env.object_sites_dict.get(name)
+        return str(site.parent_name) if site is not None and site.parent_name else name
 
     def close(self) -> None:
         """Frees the renderer. A second live environment in one process would render nothing."""

@@ -7,6 +7,7 @@ experiments/run_libero_eval.py).
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import pickle
@@ -101,7 +102,7 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy.core.multiarray", "_reconstruct"),
             ("numpy._core.multiarray", "_reconstruct"),
         ):
-            return np._core.multiarray._reconstruct
+            return importlib.import_module("numpy._core.multiarray")._reconstruct
         if (module, name) == ("_codecs", "encode"):
             return _latin1
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):

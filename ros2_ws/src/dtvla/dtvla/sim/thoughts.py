@@ -95,6 +95,8 @@ def check_thought(text: str, obs: Observation) -> float | None:
     Compares with the named object (its grasp point), or with the basket when the thought speaks of the
     basket. None when the thought states no place, or names nothing that is there.
     """
+    if f"{BASKET}_1" not in obs.objects:
+        return None  # LIBERO's suites: thoughts about them have no such form
     places = {task.noun: obs.objects[task.target] + [0.0, 0.0, task.grasp_height_m] for task in TASKS}
     places["basket"] = obs.objects[f"{BASKET}_1"]
     for sentence in text.split("."):

@@ -1,0 +1,232 @@
+"""The commands around the simulator: `dtvla eval` and `dtvla assets`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rich.console import Console
+from tyro.conf import arg
+from tyro.extras import SubcommandApp
+
+from dtvla.policy.options import BackendName, Decoding, Thinking
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dtvla.sim.assets import Assets
+    from dtvla.sim.results import EpisodeResult, EvalOptions
+
+OK, FAILED = 0, 1
+
+assets_app = SubcommandApp()
+console = Console()
+
+
+def evaluate(
+    bundle: Annotated[str | None, arg(aliases=("--policy",))] = None,
+    backend: BackendName = "auto",
+    suite: str = "embedded",
+    tasks: str = "",
+    episodes: int = 60,
+    trials: int | None = None,
+    seed0: int | None = None,
+    workers: int = 0,
+    image_size: int = 128,
+    thinking: Thinking = "drafts",
+    decoding: Decoding = "hybrid",
+    assets: Path | None = None,
+    output: Path = Path("runs/eval"),
+    resume: Path | None = None,
+) -> int:
+    """Measure success in closed loop, in process (no ROS): the benchmark's protocol.
+
+    Args:
+        bundle: Folder of the policy bundle; or expert (knows the state), random, or replay:FILE (the
+            episodes.jsonl of an evaluation). Default: the bundle that ships with dtvla.
+        backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
+        suite: Benchmark suite: embedded, libero_spatial, libero_object, libero_goal or libero_10.
+        tasks: Tasks of the suite, such as 0-9 or 0,3,5. Default: all.
+        episodes: Number of episodes, dealt to the tasks in turn.
+        trials: Episodes per task, instead of --episodes. The benchmark's protocol has 50.
+        seed0: First seed. Default: 10000 (the shipped policy has not seen those from there on); in LIBERO's
+            suites 0, and the seed is the number of the task's fixed initial state.
+        workers: Processes to use. Default: one per processor.
+        image_size: Side of the camera images in pixels; the reference renders 256 in LIBERO's suites.
+        thinking: plain writes each thought token by token; drafts tries the last thought first (faster, the
+            same words); lagging acts on the thought about the image before.
+        decoding: The variants that the paper compares: hybrid thinks, then acts in one parallel pass;
+            autoregressive acts value by value; masked and random act on an empty or a random thought;
+            none leaves the thinking prompt out as well.
+        assets: Folder or tar archive with LIBERO's assets. Default: DTVLA_ASSETS, or what was fetched.
+        output: Where the results go (a folder per run is made in it).
+        resume: Folder of an interrupted evaluation to go on with; all other options are those it had.
+    """
+    from dtvla.demo import fresh_folder
+    from dtvla.graph import default_bundle
+    from dtvla.policy.bundle import Bundle
+    from dtvla.sim.evaluation import plan
+    from dtvla.sim.results import EvalOptions, begun_options
+
+    _use(assets)
+    if resume is not None:
+        options = begun_options(resume)
+    else:
+        options = EvalOptions(
+            policy=bundle or default_bundle(),
+            backend=backend,
+            suite=suite,
+            episodes=episodes,
+            seed0=seed0,
+            image_size=image_size,
+            tasks=task_numbers(tasks),
+            trials=trials,
+            thinking=thinking,
+            decoding=decoding,
+        )
+    if not options.scripted:
+        options = replace(options, policy=str(Bundle.load(options.policy).path))
+    planned = len(plan(options))  # a wrong option is told before a folder is made
+    return _evaluate(options, workers, planned, resume or fresh_folder(output))
+
+
+def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path) -> int:
+    from rich.progress import Progress
+
+    from dtvla.sim.evaluation import evaluate as run
+    from dtvla.sim.results import SUMMARY, Journal, write_results
+
+    options = replace(options, workers=max(1, min(workers or os.cpu_count() or 1, total)))
+    journal = Journal(folder, options)
+    solved = sum(result.success for result in journal.finished)
+    try:
+        with Progress(console=console) as progress:
+            bar = progress.add_task(f"{solved} solved", total=total, completed=len(journal.finished))
+
+            def advance(result: EpisodeResult) -> None:
+                nonlocal solved
+                journal.add(result)
+                solved += result.success
+                progress.update(bar, advance=1, description=f"{solved} solved")
+
+            results = run(options, advance, journal.finished)
+    except KeyboardInterrupt:
+        console.print(f"\nGo on with: dtvla eval --resume {folder}", highlight=False)
+        raise
+    write_results(folder / SUMMARY, options, results)
+    for table in success_tables(results):
+        console.print(table)
+    wrong = Counter((result.task_name, result.error) for result in results if result.error)
+    for (name, error), times in wrong.items():
+        console.print(f"{name}, {times} episodes: {error}", style="red", markup=False)
+    console.print(f"All episodes with their thoughts: {folder / SUMMARY}", highlight=False)
+    return FAILED if wrong else OK
+
+
+def success_tables(results: list[EpisodeResult]) -> list[Table]:
+    """Success by task and in all with 95 % intervals, and how the failures ended."""
+    from rich.table import Column, Table
+
+    from dtvla.sim.results import OUTCOMES, wilson
+
+    ran = [result for result in results if not result.error]
+    thinks = any(result.phase_stated > 0 for result in ran)  # LIBERO's policies say it in other words
+    columns = ["solved", "rate", "95 % interval", *(["thoughts within 3 cm"] if thinks else [])]
+    view = Table(Column("task", overflow="fold"), *columns)
+    endings = Table(Column("task", overflow="fold"), *OUTCOMES[1:], title="How the failures ended")
+    names = sorted({result.task_name for result in ran})
+    for name, group in [*((n, [r for r in ran if r.task_name == n]) for n in names), ("all", ran)]:
+        if group:
+            hits = sum(result.success for result in group)
+            low, high = wilson(hits, len(group))
+            counts = [f"{hits} of {len(group)}", f"{hits / len(group):.0%}", f"{low:.0%} to {high:.0%}"]
+            if thinks:
+                counts.append(f"{sum(result.target_within_3cm for result in group) / len(group):.0%}")
+            last = name == (names or ["all"])[-1]
+            view.add_row(name, *counts, end_section=last)
+            failed = (str(sum(result.outcome == ending for result in group)) for ending in OUTCOMES[1:])
+            endings.add_row(name, *failed, end_section=last)
+    return [view] if all(result.success for result in ran) else [view, endings]
+
+
+@assets_app.command
+def fetch(assets: Path | None = None) -> int:
+    """Get LIBERO's assets and use them from now on. The embedded suite needs none.
+
+    Args:
+        assets: Folder or tar archive that holds them. Default: the hub, where hf-libero looks for them.
+    """
+    from rich.progress import Progress
+
+    from dtvla.sim.assets import install
+
+    with Progress(console=console) as progress:
+        bar = progress.add_task("from the hub" if assets is None else f"from {assets.name}", total=1.0)
+        got = install(assets, lambda share: progress.update(bar, completed=share))
+    _describe(got)
+    return OK
+
+
+@assets_app.command(name="check")
+def check_assets(assets: Path | None = None) -> int:
+    """Say which assets are in use, and build one scene of each LIBERO suite with them (half a minute).
+
+    Args:
+        assets: Folder or tar archive to look at. Default: DTVLA_ASSETS, or what was fetched.
+    """
+    from dtvla.sim.assets import describe
+    from dtvla.sim.env import SUITES, SimEnv
+
+    _use(assets)
+    _describe(describe())
+    for suite in SUITES:
+        if suite != "embedded":
+            with console.status(f"Building a scene of {suite} ..."):
+                env = SimEnv(suite, 0, render=False)
+                env.reset(0)
+                env.close()
+                del env
+            console.print(f"  [green]well[/]  {suite}: task 0 builds and settles")
+    return OK
+
+
+@assets_app.command
+def path(assets: Path | None = None) -> int:
+    """Print the folder that LIBERO's assets are read from.
+
+    Args:
+        assets: Folder or tar archive to look at. Default: DTVLA_ASSETS, or what was fetched.
+    """
+    from dtvla.sim.assets import find
+
+    _use(assets)
+    print(find())
+    return OK
+
+
+def _use(assets: Path | None) -> None:
+    """Names the assets for this process and all that it starts."""
+    from dtvla.sim.assets import VARIABLE
+
+    if assets is not None:
+        os.environ[VARIABLE] = str(assets.expanduser().resolve())
+
+
+def _describe(assets: Assets) -> None:
+    console.print(assets.label, highlight=False, markup=False)
+    console.print(f"  folder  {assets.folder}", highlight=False, markup=False)
+    console.print(f"  files   {assets.files}, SHA-256 {assets.digest}", highlight=False, soft_wrap=True)
+
+
+def task_numbers(words: str) -> tuple[int, ...]:
+    """`0-3,7` as numbers."""
+    found: list[int] = []
+    for part in filter(None, words.replace(" ", "").split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or part.endswith("-"):
+            raise ValueError(f"--tasks takes numbers and ranges such as 0-9 or 0,3,5, not '{words}'.")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))
