@@ -35,9 +35,9 @@ class ConsoleNode(Node):
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self.create_timer(1.0 / REFRESH_HZ, self._refresh, clock=steady)
-        self.create_subscription(TaskState, "/task_state", self._on_state, qos.LATCHED)
-        self.create_subscription(Reasoning, "/policy/reasoning", self._on_reasoning, qos.STREAM)
-        self.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.COMMAND)
+        self.create_subscription(TaskState, "task_state", self._on_state, qos.LATCHED)
+        self.create_subscription(Reasoning, "policy/reasoning", self._on_reasoning, qos.STREAM)
+        self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
 
     def close(self) -> None:

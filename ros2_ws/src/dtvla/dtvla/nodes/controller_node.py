@@ -27,7 +27,7 @@ from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 
 class ControllerNode(GraphNode):
-    """/policy/action_chunk and /ee_pose in, /controller/ee_delta out; /stop latches, /clear_stop releases."""
+    """policy/action_chunk and ee_pose in, controller/ee_delta out; stop latches, clear_stop releases."""
 
     schema = CONTROLLER
 
@@ -59,25 +59,25 @@ class ControllerNode(GraphNode):
 
     def activate(self) -> None:
         self._waiting_ns = None
-        publisher = self.create_publisher(EndEffectorDelta, "/controller/ee_delta", qos.COMMAND)
+        publisher = self.create_publisher(EndEffectorDelta, "controller/ee_delta", qos.COMMAND)
         self._commands = self.live(publisher, self.destroy_publisher)
         matched = SubscriptionEventCallbacks(matched=self.guarded(self._on_policy_matched))
         chunks = self.create_subscription(
             ActionChunk,
-            "/policy/action_chunk",
+            "policy/action_chunk",
             self.guarded(self._on_chunk),
             qos.COMMAND,
             event_callbacks=matched,
         )
-        poses = self.create_subscription(PoseStamped, "/ee_pose", self.guarded(self._on_pose), qos.SENSOR)
+        poses = self.create_subscription(PoseStamped, "ee_pose", self.guarded(self._on_pose), qos.SENSOR)
         joints = self.create_subscription(
-            JointState, "/joint_states", self.guarded(self._on_joints), qos.SENSOR
+            JointState, "joint_states", self.guarded(self._on_joints), qos.SENSOR
         )
         for subscription in (chunks, poses, joints):
             self.live(subscription, self.destroy_subscription)
-        self.live(self.create_service(Trigger, "/stop", self.guarded(self._on_stop)), self.destroy_service)
+        self.live(self.create_service(Trigger, "stop", self.guarded(self._on_stop)), self.destroy_service)
         self.live(
-            self.create_service(Trigger, "/clear_stop", self.guarded(self._on_clear)), self.destroy_service
+            self.create_service(Trigger, "clear_stop", self.guarded(self._on_clear)), self.destroy_service
         )
 
     def _on_chunk(self, message: ActionChunk) -> None:

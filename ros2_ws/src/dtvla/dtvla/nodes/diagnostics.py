@@ -73,7 +73,7 @@ class Reporter:
             values = [KeyValue(key=key, value=value) for key, value in self._values.items()]
         status = DiagnosticStatus(
             level=_LEVEL_BYTES[problems[0][0] if problems else 0],
-            name=self._node.get_name(),
+            name=self._node.get_fully_qualified_name().lstrip("/"),
             hardware_id="dtvla",
             message=" ".join(sentence for _, sentence in problems) or "All is well.",
             values=values,

@@ -22,7 +22,7 @@ class GoalServer:
         node: the node that serves the action.
         begin: starts to follow an instruction; raises `Refusal` with a sentence.
         halt: stops deciding and holds the arm.
-        prefix: of the action's name, for one of several robots.
+        prefix: of the action's name, for one of several robots (as in `left/`).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class GoalServer:
         self._server = ActionServer(
             node,
             ExecuteInstruction,
-            f"{prefix}/execute_instruction",
+            f"{prefix}execute_instruction",
             execute_callback=self._execute,
             goal_callback=lambda request: guarded_goal(request) or GoalResponse.REJECT,
             cancel_callback=lambda goal: guarded_cancel(goal) or CancelResponse.ACCEPT,

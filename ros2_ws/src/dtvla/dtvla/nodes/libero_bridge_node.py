@@ -73,16 +73,16 @@ class LiberoBridgeNode(GraphNode):
             return self.live(self.create_publisher(kind, topic, quality), self.destroy_publisher)
 
         self._time = publisher(ClockMessage, "/clock", qos.CLOCK)
-        self._joints = publisher(JointState, "/joint_states", qos.SENSOR)
-        self._pose = publisher(PoseStamped, "/ee_pose", qos.SENSOR)
-        self._images = {name: publisher(Image, f"/{name}/image_raw", qos.SENSOR) for name in CAMERAS}
-        self._instruction = publisher(String, "/instruction", qos.LATCHED)
-        self._state = publisher(TaskState, "/task_state", qos.LATCHED)
+        self._joints = publisher(JointState, "joint_states", qos.SENSOR)
+        self._pose = publisher(PoseStamped, "ee_pose", qos.SENSOR)
+        self._images = {name: publisher(Image, f"{name}/image_raw", qos.SENSOR) for name in CAMERAS}
+        self._instruction = publisher(String, "instruction", qos.LATCHED)
+        self._state = publisher(TaskState, "task_state", qos.LATCHED)
         command = self.create_subscription(
-            EndEffectorDelta, "/controller/ee_delta", self.guarded(self._on_command), qos.COMMAND
+            EndEffectorDelta, "controller/ee_delta", self.guarded(self._on_command), qos.COMMAND
         )
         self.live(command, self.destroy_subscription)
-        service = self.create_service(ResetScene, "/reset_scene", self.guarded(self._on_reset))
+        service = self.create_service(ResetScene, "reset_scene", self.guarded(self._on_reset))
         self.live(service, self.destroy_service)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         beat = self._watch if self._lockstep else self._beat

@@ -26,7 +26,7 @@ def planned_path(start: NDArray[np.float64], translations: NDArray[np.float64]) 
 
 
 class ReasoningMarkersNode(GraphNode):
-    """/policy/reasoning, /policy/action_chunk and /ee_pose in, /reasoning_markers out."""
+    """policy/reasoning, policy/action_chunk and ee_pose in, reasoning_markers out."""
 
     schema = REASONING_MARKERS
 
@@ -38,12 +38,12 @@ class ReasoningMarkersNode(GraphNode):
         self._frame = self.settings.text("base_frame")
 
     def activate(self) -> None:
-        publisher = self.create_publisher(MarkerArray, "/reasoning_markers", 10)
+        publisher = self.create_publisher(MarkerArray, "reasoning_markers", 10)
         self._markers = self.live(publisher, self.destroy_publisher)
         for kind, topic, callback, quality in (
-            (Reasoning, "/policy/reasoning", self._on_reasoning, qos.STREAM),
-            (ActionChunk, "/policy/action_chunk", self._on_chunk, qos.COMMAND),
-            (PoseStamped, "/ee_pose", self._on_pose, qos.SENSOR),
+            (Reasoning, "policy/reasoning", self._on_reasoning, qos.STREAM),
+            (ActionChunk, "policy/action_chunk", self._on_chunk, qos.COMMAND),
+            (PoseStamped, "ee_pose", self._on_pose, qos.SENSOR),
         ):
             self.live(
                 self.create_subscription(kind, topic, self.guarded(callback), quality),

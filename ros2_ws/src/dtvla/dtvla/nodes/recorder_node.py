@@ -31,14 +31,14 @@ CAMERAS = ("agentview", "wrist")
 FINAL_FRAMES = 20  # the outcome stays readable for a second
 DIAGNOSTICS = QoSProfile(depth=50)
 TOPICS: tuple[tuple[str, type, QoSProfile], ...] = (
-    *((f"/{camera}/image_raw", Image, qos.SENSOR) for camera in CAMERAS),
-    ("/joint_states", JointState, qos.SENSOR),
-    ("/ee_pose", PoseStamped, qos.SENSOR),
-    ("/instruction", String, qos.LATCHED),
-    ("/policy/action_chunk", ActionChunk, qos.COMMAND),
-    ("/policy/reasoning", Reasoning, qos.STREAM),
-    ("/controller/ee_delta", EndEffectorDelta, qos.COMMAND),
-    ("/task_state", TaskState, qos.LATCHED),
+    *((f"{camera}/image_raw", Image, qos.SENSOR) for camera in CAMERAS),
+    ("joint_states", JointState, qos.SENSOR),
+    ("ee_pose", PoseStamped, qos.SENSOR),
+    ("instruction", String, qos.LATCHED),
+    ("policy/action_chunk", ActionChunk, qos.COMMAND),
+    ("policy/reasoning", Reasoning, qos.STREAM),
+    ("controller/ee_delta", EndEffectorDelta, qos.COMMAND),
+    ("task_state", TaskState, qos.LATCHED),
     ("/diagnostics", DiagnosticArray, DIAGNOSTICS),
 )
 
@@ -79,7 +79,9 @@ class RecorderNode(GraphNode):
     def _on_message(self, topic: str, kind: type, data: bytes) -> None:
         if self._bag is not None and (kind is not Image or self.settings.flag("bag_images")):
             package = kind.__module__.split(".")[0]
-            self._bag.write(topic, f"{package}/msg/{kind.__name__}", time.time_ns(), data)
+            self._bag.write(
+                self.resolve_topic_name(topic), f"{package}/msg/{kind.__name__}", time.time_ns(), data
+            )
         if self.settings.flag("video"):
             show = {Image: self._show_image, Reasoning: self._show_thought, ActionChunk: self._show_decision}
             show[TaskState] = self._show_state
@@ -87,7 +89,7 @@ class RecorderNode(GraphNode):
                 show[kind](topic, deserialize_message(data, kind))
 
     def _show_image(self, topic: str, message: Image) -> None:
-        camera = topic.split("/")[1]
+        camera = topic.split("/")[0]
         self._turn(to_ns(message.header.stamp))
         self._pictures[camera] = picture_from(message, camera)
 

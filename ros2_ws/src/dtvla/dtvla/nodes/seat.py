@@ -55,7 +55,7 @@ class Seat:
 
     def __init__(self, node: GraphNode, robot: str, table: Table) -> None:
         self._node, self.robot, self._table = node, robot, table
-        self._prefix = f"/{robot}" if robot else ""
+        self._prefix = f"{robot}/" if robot else ""
         self._lock = threading.Lock()  # publishing a decision and discarding it exclude each other
         self._words: str | None = None
         self._chunk: ActionChunk | None = None
@@ -152,7 +152,7 @@ class Seat:
                 self._watch_pictures(timeout_s)
             return
         names = " and ".join(silent)
-        topics = ", ".join(self._topic(f"{name}/image_raw") for name in silent)
+        topics = ", ".join(self._node.resolve_topic_name(self._topic(f"{name}/image_raw")) for name in silent)
         sentence = f"No image from {names} for {timeout_s:g} s: nothing is decided, the arm holds. "
         sentence += f"Start the camera, or remap its topic to {topics}."
         self.problem("cameras", sentence, Level.WARNING if len(silent) == len(self._cameras) else Level.ERROR)
@@ -192,7 +192,7 @@ class Seat:
         return f"{self.robot}: {words}" if self.robot else words
 
     def _topic(self, name: str) -> str:
-        return f"{self._prefix}/{name}"
+        return f"{self._prefix}{name}"
 
     def _listen(self, kind: type, name: str, callback: Callable[[Any], None], quality: QoSProfile) -> None:
         node = self._node
