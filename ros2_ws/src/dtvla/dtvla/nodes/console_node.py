@@ -75,8 +75,8 @@ class ConsoleNode(Node):
         )
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        if not message.thought:
-            return  # a hold
+        if message.hold:
+            return
         total = 1000 * message.inference_time.sec + message.inference_time.nanosec / 1e6
         latencies = {**self._scene.latencies_ms, "total": total}
         self._scene = replace(

@@ -34,6 +34,7 @@ class GoalServer:
         self._goal: ServerGoalHandle | None = None
         self._outcome: Future = Future()
         self._decisions = 0
+        self._step = 0
         self._deadline_ns: int | None = None
         self._world_moved = False
         # An exception in these would leave the operator without an answer.
@@ -56,11 +57,12 @@ class GoalServer:
         if self._goal is not None:
             self._decisions += 1
             self._goal.publish_feedback(
-                ExecuteInstruction.Feedback(thought=thought, decisions=self._decisions)
+                ExecuteInstruction.Feedback(thought=thought, decisions=self._decisions, step=self._step)
             )
 
     def on_task_state(self, state: TaskState) -> None:
         """Ends the goal when the world says that the task is over (and it was not over before)."""
+        self._step = state.step
         if self._goal is None:
             return
         if not state.done:

@@ -14,11 +14,12 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from dtvla.control.cadence import Cadence
 from dtvla.control.chunks import NS_PER_S
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.diagnostics import Level
-from dtvla.nodes.eyes import Cadence, Eyes, Look
+from dtvla.nodes.eyes import Eyes, Look
 from dtvla.nodes.goals import GoalServer
 from dtvla.nodes.instructions import checked
 from dtvla.nodes.messages import chunk_message, picture_from, to_duration, to_ns, to_time
@@ -206,13 +207,15 @@ class Seat:
         row = min(max(row, 0), last.execute_steps - 1)
         raw = np.zeros((1, 7))
         raw[0, 6] = last.raw_actions[7 * row + 6]
-        return chunk_message(
+        message = chunk_message(
             self._table.spec,
             raw,
             decision_id=self._table.next_id(),
             stamp_ns=stamp_ns,
             base_frame=self._frame,
         )
+        message.hold = True
+        return message
 
     def _on_task_state(self, message: TaskState) -> None:
         self._done_ns = to_ns(message.header.stamp) if message.done else None

@@ -143,7 +143,6 @@ class Supervisor:
 
     def _on_chunk(self, message: ActionChunk) -> None:
         duration = message.inference_time
-        hold = not (duration.sec or duration.nanosec)  # takes no time and is no decision
-        if not hold and message.decision_id != self._counted_id:  # it may be sent again
+        if not message.hold and message.decision_id != self._counted_id:  # it may be sent again
             self._counted_id = message.decision_id
             self.latencies_s.append(duration.sec + duration.nanosec / 1e9)
