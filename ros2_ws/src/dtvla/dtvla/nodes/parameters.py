@@ -109,6 +109,16 @@ def validate(schema: Schema, values: Mapping[str, object]) -> Settings:
 
 BASE_FRAME = Parameter("base_frame", "panda_link0", "Frame of all poses and deltas: the robot's base.")
 
+# The box the gripper may be in, in the base frame: the controller keeps to it, rviz shows it.
+WORKSPACE = (
+    Parameter("workspace_x_min_m", 0.15, "Where the workspace begins in front of the base.", "m", -2.0, 2.0),
+    Parameter("workspace_x_max_m", 0.8, "Where it ends in front of the base.", "m", -2.0, 2.0),
+    Parameter("workspace_y_min_m", -0.55, "Where it begins, at the base's right.", "m", -2.0, 2.0),
+    Parameter("workspace_y_max_m", 0.55, "Where it ends, at the base's left.", "m", -2.0, 2.0),
+    Parameter("workspace_z_min_m", -0.02, "Its lowest height above the base.", "m", -2.0, 2.0),
+    Parameter("workspace_z_max_m", 0.8, "Its greatest height above the base.", "m", -2.0, 2.0),
+)
+
 LIBERO_BRIDGE = (
     Parameter("suite", "embedded", "Benchmark suite of the first episode."),
     Parameter("task", 0, "Index of the task in the suite.", low=0, high=1000),
