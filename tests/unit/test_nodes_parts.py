@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dtvla.control.cadence import Cadence
 from dtvla.nodes.console_view import Scene, episode_line, latency_line, panel, thought_line
-from dtvla.nodes.eyes import Cadence, Eyes, Look
+from dtvla.nodes.eyes import Eyes, Look
 from dtvla.nodes.instructions import checked
 from dtvla.nodes.parameters import Refusal
 from dtvla.nodes.policy_node import robots
-from dtvla.nodes.video import SIZE, Caption, EpisodeVideo, Painter
 from dtvla.nodes.worker import Discarded, Job, Worker
-from dtvla.nodes.world import raw_action
+from dtvla.sim.env import raw_action
+from dtvla.sim.video import SIZE, Caption, EpisodeVideo, Painter
 
 PERIOD_NS = 50_000_000
 PICTURE = np.zeros((8, 8, 3), np.uint8)

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from dtvla.control.chunks import NS_PER_S
 
-JUMP_NS = NS_PER_S // 2  # stamps that jump by more than this mean another episode
-
 
 @dataclass(frozen=True)
 class Look:
@@ -84,19 +82,3 @@ class Eyes:
             for name, seen_s in self._seen_s.items()
             if now_s - (since_s if seen_s is None else seen_s) >= timeout_s
         ]
-
-
-@dataclass
-class Cadence:
-    """Says when the next decision is due: once per `execute_steps` control periods, or after a jump."""
-
-    interval_ns: int
-    period_ns: int
-    last_ns: int | None = None
-
-    def due(self, stamp_ns: int) -> bool:
-        """Whether a decision on a look at `stamp_ns` is due."""
-        if self.last_ns is None or stamp_ns < self.last_ns:
-            return True
-        waited = stamp_ns - self.last_ns
-        return 2 * waited >= 2 * self.interval_ns - self.period_ns or waited - self.interval_ns > JUMP_NS

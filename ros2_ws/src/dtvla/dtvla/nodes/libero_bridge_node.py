@@ -27,8 +27,8 @@ from dtvla.nodes.diagnostics import Level
 from dtvla.nodes.messages import image_message, to_ns, to_time
 from dtvla.nodes.parameters import LIBERO_BRIDGE
 from dtvla.nodes.process import run
-from dtvla.nodes.world import World, raw_action
-from dtvla.sim.env import CAMERAS, CONTROL_PERIOD_S, IDLE_ACTION, JOINT_NAMES
+from dtvla.nodes.world import World
+from dtvla.sim.env import CAMERAS, CONTROL_PERIOD_S, IDLE_ACTION, JOINT_NAMES, raw_action
 from dtvla_msgs.msg import EndEffectorDelta, TaskState
 from dtvla_msgs.srv import ResetScene
 

@@ -76,19 +76,11 @@ def picture_from(message: Image, camera: str) -> NDArray[np.uint8]:
     return rows[:, : 3 * width].reshape(height, width, 3)
 
 
-def metric(spec: PolicySpec, raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Raw actions [h, 7] as translations [h, 3] m, rotations [h, 3] rad and gripper openings [h] m."""
-    gripper = spec.gripper
-    closing = (raw[:, 6] - gripper.open_value) / (gripper.closed_value - gripper.open_value)
-    opening = gripper.opening_m * (1.0 - np.clip(closing, 0.0, 1.0))
-    return raw[:, :3] * spec.action_scale.position_m, raw[:, 3:6] * spec.action_scale.rotation_rad, opening
-
-
 def chunk_message(
     spec: PolicySpec, raw: NDArray[np.float64], *, decision_id: int, stamp_ns: int, base_frame: str
 ) -> ActionChunk:
     """Raw actions [h, 7] as a chunk, without its words and its duration."""
-    translations, rotations, openings = metric(spec, raw)
+    translations, rotations, openings = spec.metric(raw)
     message = ActionChunk(
         decision_id=decision_id,
         horizon=len(raw),
@@ -138,6 +130,7 @@ def chunk_from(message: ActionChunk, base_frame: str) -> Chunk:
         rotations=flat["rotations"].reshape(-1, 3),
         gripper_openings=flat["gripper_openings"],
         raw_actions=flat["raw_actions"].reshape(-1, 7),
+        hold=message.hold,
     )
 
 

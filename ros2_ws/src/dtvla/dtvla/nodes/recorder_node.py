@@ -24,7 +24,7 @@ from dtvla.nodes.base import GraphNode
 from dtvla.nodes.messages import picture_from, to_ns
 from dtvla.nodes.parameters import RECORDER
 from dtvla.nodes.process import run
-from dtvla.nodes.video import Caption, EpisodeVideo, Painter
+from dtvla.sim.video import Caption, EpisodeVideo, Painter
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
 
 CAMERAS = ("agentview", "wrist")

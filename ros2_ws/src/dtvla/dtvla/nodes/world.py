@@ -9,26 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.sim.bootstrap import GL_PACKAGES, SimulatorUnavailable
-from dtvla.sim.env import (
-    ACTION_DIM,
-    GRIPPER_OPENING_M,
-    POSITION_SCALE_M,
-    ROTATION_SCALE_RAD,
-    Observation,
-    SimEnv,
-    TaskInfo,
-)
-
-
-def raw_action(
-    translation: Sequence[float], rotation: Sequence[float], gripper_opening_m: float
-) -> NDArray[np.float64]:
-    """The benchmark's 7-d action for a metric delta (m, rad axis-angle) and an opening (m)."""
-    moves = [value / POSITION_SCALE_M for value in translation] + [
-        value / ROTATION_SCALE_RAD for value in rotation
-    ]
-    gripper = 1.0 - 2.0 * gripper_opening_m / GRIPPER_OPENING_M
-    return np.clip(np.array([*moves, gripper]), -1.0, 1.0)
+from dtvla.sim.env import ACTION_DIM, Observation, SimEnv, TaskInfo
 
 
 class World:

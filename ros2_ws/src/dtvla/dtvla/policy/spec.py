@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dtvla.policy.codec import ActionCodec, Normaliser
 from dtvla.policy.errors import BundleError
 from dtvla.policy.images import ROTATIONS, Camera, ImageSpec
@@ -65,6 +68,13 @@ class PolicySpec:
     def codec(self) -> ActionCodec:
         """The action codec of this policy."""
         return ActionCodec(self.layout.bins, self.layout.action_begin, self.decode_shift)
+
+    def metric(self, raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """Raw actions [h, 7] as translations [h, 3] m, rotations [h, 3] rad and gripper openings [h] m."""
+        gripper, scale = self.gripper, self.action_scale
+        closing = (raw[:, 6] - gripper.open_value) / (gripper.closed_value - gripper.open_value)
+        opening = gripper.opening_m * (1.0 - np.clip(closing, 0.0, 1.0))
+        return raw[:, :3] * scale.position_m, raw[:, 3:6] * scale.rotation_rad, opening
 
     def to_json(self) -> dict[str, Any]:
         """The content of policy.json without `files`, `engines` and `sha256`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,17 @@ def list_tasks(suite: str) -> list[TaskInfo]:
     else:
         said = [(name, libero_suites.language(name)) for name in libero_suites.task_names(suite)]
     return [TaskInfo(suite, i, name, words, MAX_STEPS[suite]) for i, (name, words) in enumerate(said)]
+
+
+def raw_action(
+    translation: Sequence[float], rotation: Sequence[float], gripper_opening_m: float
+) -> NDArray[np.float64]:
+    """The benchmark's 7-d action for a metric delta (m, rad axis-angle) and an opening (m)."""
+    moves = [value / POSITION_SCALE_M for value in translation] + [
+        value / ROTATION_SCALE_RAD for value in rotation
+    ]
+    gripper = 1.0 - 2.0 * gripper_opening_m / GRIPPER_OPENING_M
+    return np.clip(np.array([*moves, gripper]), -1.0, 1.0)
 
 
 class SimEnv:
