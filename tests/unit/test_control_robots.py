@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from test_control_chunks import make_chunk
 
 from dtvla.control.joints import JointLimiter
-from dtvla.control.kinematics import read_urdf
 from dtvla.control.robots import (
     FR3,
     PANDA,
@@ -29,7 +27,6 @@ from dtvla.control.scaling import (
     rescale,
     rotation_scale,
 )
-from dtvla.resources import resource
 
 robots = st.sampled_from([PANDA, FR3])
 seeds = st.integers(0, 2**32 - 1)
@@ -38,17 +35,6 @@ SLACK = 2e-3  # libfranka keeps 1e-3 away from the law, and so do we
 
 def middle(robot: RobotLimits) -> np.ndarray:
     return 0.5 * (np.array(robot.min_joint_position_rad) + np.array(robot.max_joint_position_rad))
-
-
-def test_the_panda_has_the_limits_of_the_urdf() -> None:
-    urdf = ET.fromstring(read_urdf(resource("urdf/panda.urdf.xacro")))
-    for joint in range(7):
-        limit = urdf.find(f"joint[@name='panda_joint{joint + 1}']/limit")
-        assert limit is not None
-        assert float(limit.get("lower", "nan")) == PANDA.min_joint_position_rad[joint]
-        assert float(limit.get("upper", "nan")) == PANDA.max_joint_position_rad[joint]
-        assert float(limit.get("velocity", "nan")) == PANDA.max_joint_velocity_rad_s[joint]
-        assert float(limit.get("effort", "nan")) == PANDA.max_torque_nm[joint]
 
 
 @pytest.mark.parametrize(
