@@ -6,17 +6,16 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
+from dtvla.cli_bundle import bundles
 from dtvla.cli_sim import assets_app, evaluate
 from dtvla.policy.options import BackendName
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 app = SubcommandApp()
-bundles = SubcommandApp()
-app.command(bundles, name="bundle", help="Work with policy bundles.")
+app.command(bundles, name="bundle", help="Policy bundles: verify, sign.")
 app.command(assets_app, name="assets", help="LIBERO's assets: get them, check them, find them.")
 console = Console()
 
@@ -217,31 +216,6 @@ def doctor(bundle: Path | None = None) -> int:
         view.add_row(mark, finding.name, finding.words)
     console.print(view)
     return OK if all(finding.well for finding in findings) else FAILED
-
-
-@bundles.command
-def check(path: Positional[Path]) -> int:
-    """Verify a policy bundle: every file, hash, field and shape.
-
-    Args:
-        path: Folder of the bundle.
-    """
-    from dtvla.policy.runner import Policy
-
-    bundle = Policy.load(path).bundle
-    spec = bundle.spec
-    cameras = ", ".join(camera.name for camera in spec.cameras)
-    console.print(f"[green]{path} is whole.[/]")
-    console.print(f"  fingerprint  {bundle.fingerprint}", highlight=False)
-    console.print(f"  cameras      {cameras}; the policy sees {spec.image.size}x{spec.image.size} px")
-    console.print(
-        f"  actions      {spec.layout.horizon} rows of {spec.control_period_s:g} s, "
-        f"{spec.execute_steps} executed per decision"
-    )
-    console.print(f"  thoughts     at most {spec.thought_cap} tokens")
-    for name, value in spec.provenance.items():
-        console.print(f"  {name}: {value}", highlight=False, markup=False)
-    return OK
 
 
 def _tell(words: str) -> None:

@@ -139,6 +139,11 @@ LIBERO_BRIDGE = (
 
 POLICY = (
     Parameter("bundle", "", "Folder of the policy bundle; empty takes the one that ships with the package."),
+    Parameter(
+        "trusted_key",
+        "",
+        "File of the public key that must have signed the bundle; empty takes unsigned bundles too.",
+    ),
     Parameter("backend", "auto", "Inference backend.", choices=BACKENDS),
     Parameter(
         "robots", "", "Namespaces of several robots, comma-separated; empty serves one without a namespace."
@@ -166,6 +171,14 @@ POLICY = (
     ),
     Parameter("instruction", "", "Instruction to start with; empty waits for /instruction or a goal."),
     Parameter("max_instruction_characters", 500, "Longer instructions are refused.", "characters", 1, 100000),
+    Parameter(
+        "max_instructions_per_s",
+        10.0,
+        "Instructions and goals that come faster are refused, and the arm holds.",
+        "1/s",
+        0.1,
+        1000.0,
+    ),
     Parameter(
         "pair_tolerance_s", 0.01, "Largest difference between the stamps of two cameras.", "s", 0.0, 1.0
     ),

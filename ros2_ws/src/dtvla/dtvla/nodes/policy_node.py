@@ -57,7 +57,9 @@ class PolicyNode(GraphNode):
             thought_seconds=settings.number("thought_s") or None,
         )
         threads = settings.integer("threads") or None
-        self._policy = Policy.load(path, settings.text("backend"), threads, options)
+        self._policy = Policy.load(
+            path, settings.text("backend"), threads, options, settings.text("trusted_key")
+        )
         self._batch: PolicyBatch | None = None
         if len(self._robots) > 1:
             self._batch = PolicyBatch(self._policy, len(self._robots))

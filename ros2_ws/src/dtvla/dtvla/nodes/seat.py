@@ -24,6 +24,7 @@ from dtvla.nodes.goals import GoalServer
 from dtvla.nodes.instructions import checked
 from dtvla.nodes.messages import chunk_message, picture_from, to_duration, to_ns, to_time
 from dtvla.nodes.parameters import Refusal
+from dtvla.nodes.rates import RateLimit
 from dtvla.nodes.worker import Discarded, Job, Worker
 from dtvla.policy.runner import Decision
 from dtvla.policy.spec import PolicySpec
@@ -64,6 +65,11 @@ class Seat:
         self._look: Look | None = None
         self._since_s = time.monotonic()
         self._frame = node.settings.text("base_frame")
+        self._rate = RateLimit(
+            "instructions",
+            node.settings.number("max_instructions_per_s"),
+            "max_instructions_per_s",
+        )
         self._cameras = [camera.name for camera in table.spec.cameras]
         self._eyes = Eyes(
             self._cameras,
@@ -107,6 +113,7 @@ class Seat:
         Raises:
             Refusal: it cannot be followed.
         """
+        self._rate.count(time.monotonic())
         words = checked(text, self._node.settings.integer("max_instruction_characters"))
         with self._lock:
             self._table.worker.discard(self.robot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,26 @@ from tokenizers import Tokenizer
 
 from dtvla.policy.engines import Engine, read_engines
 from dtvla.policy.errors import BundleError
+from dtvla.policy.onnx_files import external_files
 from dtvla.policy.prompt import load_tokenizer
-from dtvla.policy.spec import FILE, Fields, PolicySpec
+from dtvla.policy.spec import FILE, SIGNATURE, Fields, PolicySpec
 
 SEAL = "sha256"  # the field of policy.json that holds its own hash
 BLANK = "0" * 64
-REQUIRED = ("tokenizer.json", "vision.onnx", "decoder.onnx")
+GRAPHS = ("vision.onnx", "decoder.onnx")
+REQUIRED = ("tokenizer.json", *GRAPHS)
+MAX_MANIFEST_BYTES = 1 << 20  # of policy.json; a real one has 4 kB
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. `fingerprint` is the seal of policy.json, which holds all other hashes."""
+    """A verified bundle.
+
+    `fingerprint` is the seal of policy.json, which holds all other hashes. `signer` names the trusted key
+    that signed it; it is empty when none was asked for.
+    """
 
     path: Path
     spec: PolicySpec
@@ -31,13 +41,20 @@ class Bundle:
     files: Mapping[str, str]
     fingerprint: str
     engines: tuple[Engine, ...] = ()  # TensorRT engines for one machine or several
+    signer: str = ""
 
     @classmethod
-    def load(cls, path: str | Path) -> Bundle:
+    def load(cls, path: str | Path, trusted_key: str | Path = "") -> Bundle:
         """Reads a bundle and verifies every file, field and special token.
+
+        Args:
+            path: its folder.
+            trusted_key: file of a public key (`dtvla.policy.signing`) that must have signed it; empty takes
+                unsigned bundles too.
 
         Raises:
             BundleError: anything is missing, changed or unknown; the sentence names file and field.
+            KeyFileError: the key cannot be read.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -45,18 +62,28 @@ class Bundle:
         manifest = folder / FILE
         if not manifest.is_file():
             raise BundleError(f"{folder} is not a policy bundle: it has no {FILE}.")
-        data = _read_manifest(manifest)
+        raw = _read_bytes(manifest)
+        signer = ""
+        if str(trusted_key):
+            from dtvla.policy.signing import verify  # who trusts any bundle needs no cryptography
+
+            signer = verify(folder, raw, Path(trusted_key))
+        data = _parse_manifest(manifest, raw)
         spec = PolicySpec.from_json(data)
         files = _read_files(data)
         engines = read_engines(data.get("engines", []), files)
         for name, digest in files.items():
             _verify(folder / name, digest)
+        for name in GRAPHS:
+            _check_weights(folder / name, files)
         tokenizer = _load_tokenizer(folder / "tokenizer.json", spec)
-        return cls(folder, spec, tokenizer, files, data[SEAL], engines)
+        return cls(folder, spec, tokenizer, files, data[SEAL], engines, signer)
 
 
 def write_bundle(path: str | Path, spec: PolicySpec, engines: Sequence[Engine] = ()) -> None:
     """Writes policy.json into a directory that already holds the other files, with all their hashes.
+
+    A signature of an earlier policy.json is removed: it is void.
 
     Args:
         path: directory with tokenizer.json, vision.onnx, decoder.onnx and whatever else belongs to it.
@@ -67,6 +94,7 @@ def write_bundle(path: str | Path, spec: PolicySpec, engines: Sequence[Engine] =
         BundleError: a required file is missing, or the result would not load.
     """
     folder = Path(path)
+    (folder / SIGNATURE).unlink(missing_ok=True)
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != FILE)
     missing = [name for name in REQUIRED if name not in names]
     if missing:
@@ -95,15 +123,22 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} has more than {MAX_MANIFEST_BYTES} bytes; it is no {FILE} of a policy.")
+    return raw
+
+
+def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
     """Parses policy.json and verifies its seal: a flipped byte in it must not pass either."""
-    raw = path.read_bytes()
     try:
         data = json.loads(raw.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}). Copy the bundle again.") from None
     seal = Fields(data, "").take(SEAL)
-    if not isinstance(seal, str) or len(seal) != len(BLANK):
+    if not isinstance(seal, str) or not _DIGEST.fullmatch(seal):
         raise BundleError(f"{path}: {SEAL} must be a SHA-256 in hex.")
     if hashlib.sha256(raw.replace(seal.encode(), BLANK.encode())).hexdigest() != seal:
         raise BundleError(
@@ -117,8 +152,8 @@ def _read_files(data: dict[str, Any]) -> dict[str, str]:
     fields = Fields(data["files"], "files")
     names = fields.rest()
     for name, digest in names.items():
-        if Path(name).name != name or not isinstance(digest, str):
-            raise BundleError(f"{FILE}: files maps plain file names to SHA-256 hashes; {name!r} is none.")
+        if not _NAME.fullmatch(name) or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise BundleError(f"{FILE}: files maps plain file names to SHA-256 hashes; {name!a} is none.")
     for name in REQUIRED:
         if name not in names:
             raise BundleError(f"{FILE}: the field files.{name} is missing.")
@@ -134,6 +169,16 @@ def _verify(path: Path, digest: str) -> None:
             f"{path} is not the file this bundle was made with: its SHA-256 begins {found[:12]}, "
             f"{FILE} says {digest[:12]}. Copy the bundle again, or export it anew if you changed it."
         )
+
+
+def _check_weights(graph: Path, files: Mapping[str, str]) -> None:
+    """A graph may take weights only from files of the bundle that have a hash."""
+    for location in sorted(external_files(graph)):
+        if location not in files:
+            raise BundleError(
+                f"{graph} takes weights from {location!a}, which is no file of the bundle ({FILE}: files). "
+                "Export the policy again."
+            )
 
 
 def _load_tokenizer(path: Path, spec: PolicySpec) -> Tokenizer:

@@ -83,6 +83,7 @@ class Policy:
         backend: str = "auto",
         threads: int | None = None,
         options: DecisionOptions | None = None,
+        trusted_key: str | Path = "",
     ) -> Policy:
         """Loads and verifies a bundle.
 
@@ -91,14 +92,15 @@ class Policy:
             backend: one of `BACKENDS`; "auto" takes TensorRT where the bundle has engines for this machine.
             threads: threads of one operator; None picks what suits the backend.
             options: how decisions are made.
+            trusted_key: file of the public key that must have signed the bundle; empty takes any bundle.
 
         Raises:
             BundleError: the bundle must not be run.
-            ValueError: an unknown backend.
+            ValueError: an unknown backend, or a key that cannot be read.
         """
         if backend not in BACKENDS:  # before a large bundle is read
             raise ValueError(f"Unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
-        bundle = Bundle.load(path)
+        bundle = Bundle.load(path, trusted_key)
         chosen = choose_backend(bundle, backend, threads)
         return cls(bundle, chosen.backend, options, runs_on=chosen.sentence)
 

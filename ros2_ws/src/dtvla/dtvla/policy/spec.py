@@ -7,7 +7,6 @@ in the file, such as `norm_stats.action.q99`.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,17 @@ from dtvla.policy.prompt import THINKING_PREFIX
 SCHEMA_VERSION = 1
 FAMILY = "deepthinkvla"
 FILE = "policy.json"
+SIGNATURE = "policy.json.sig"  # beside it, when the bundle is signed (`dtvla.policy.signing`)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+# No policy has more, but a damaged file may say so, and these sizes become memory before all else is seen.
+MOST = {
+    "vocab_size": 1 << 24,
+    "cache_length": 1 << 20,
+    "horizon": 1000,  # as `control.limits.MAX_HORIZON`
+    "image_size": 4096,
+}
+LARGEST = 1e30  # of any number; far from where float64 ends, so that what is computed with it stays finite
+ACTION_DIM = 7  # translation, rotation, gripper: what the controller and LIBERO execute
 TAGS = ("image", "think", "end_think", "action", "end_action", "pad", "eos", "bos")
 
 
@@ -122,10 +131,10 @@ class PolicySpec:
             image=_read_image(top.section("image")),
             cameras=_read_cameras(top),
             normaliser=_read_normaliser(top.section("norm_stats"), layout.action_dim),
-            control_period_s=top.number("control_period_s", above=0.0),
+            control_period_s=top.number("control_period_s", above=0.0, most=10.0),
             execute_steps=top.integer("execute_steps", 1, layout.horizon),
             thought_cap=top.integer("thought_cap", 4),
-            cache_length=top.integer("cache_length", layout.slots + 3),
+            cache_length=top.integer("cache_length", layout.slots + 3, MOST["cache_length"]),
             decode_shift=top.integer("decode_shift", 0, 1),
             precision=_read_precision(top),
             prompt_prefix=top.text("prompt_prefix"),
@@ -162,6 +171,7 @@ class Fields:
 
     def name(self, key: str) -> str:
         """Path of a field in the file."""
+        key = key if key.isprintable() else ascii(key)
         return f"{self.path}.{key}" if self.path else key
 
     def take(self, key: str) -> Any:
@@ -186,12 +196,13 @@ class Fields:
             raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a whole number, {limit}.")
         return value
 
-    def number(self, key: str, above: float | None = None) -> float:
-        """A finite number, above a limit when one is given."""
+    def number(self, key: str, above: float = -LARGEST, most: float = LARGEST) -> float:
+        """A number above one limit and up to another."""
         value = self.take(key)
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not fits or (above is not None and value <= above):
-            limit = "" if above is None else f" above {above:g}"
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not fits or not above < value <= most:  # NaN is refused here too
+            limit = f" above {above:g}" if above > -LARGEST else ""
+            limit += f", at most {most:g}" if most < LARGEST else ""
             raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a finite number{limit}.")
         return float(value)
 
@@ -214,7 +225,7 @@ class Fields:
 
 
 def _read_layout(f: Fields) -> TokenLayout:
-    vocab = f.integer("vocab_size", 16)
+    vocab = f.integer("vocab_size", 16, MOST["vocab_size"])
     ids = {key: f.integer(key, 0, vocab - 1) for key in (*TAGS, "action_begin")}
     end = f.take("prompt_end")
     if not (isinstance(end, list) and len(end) == 2 and all(type(i) is int and 0 <= i < vocab for i in end)):
@@ -226,8 +237,8 @@ def _read_layout(f: Fields) -> TokenLayout:
         bins=f.integer("bins", 3, vocab - ids["action_begin"]),
         image_tokens=f.integer("image_tokens", 1),
         images=f.integer("images", 1),
-        horizon=f.integer("horizon", 1),
-        action_dim=f.integer("action_dim", 1),
+        horizon=f.integer("horizon", 1, MOST["horizon"]),
+        action_dim=f.integer("action_dim", ACTION_DIM, ACTION_DIM),
     )
     f.finish()
     if len({ids[key] for key in TAGS}) != len(TAGS):
@@ -243,7 +254,7 @@ def _read_precision(top: Fields) -> str:
 
 
 def _read_image(f: Fields) -> ImageSpec:
-    image = ImageSpec(f.integer("size", 8), f.number("mean"), f.number("std", above=0.0))
+    image = ImageSpec(f.integer("size", 8, MOST["image_size"]), f.number("mean"), f.number("std", above=0.0))
     f.finish()
     return image
 
