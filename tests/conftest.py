@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,3 +16,15 @@ def random_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from model_export import random_bundle  # imports torch: only for the tests that need it
 
     return random_bundle(tmp_path_factory.mktemp("bundles") / "random")
+
+
+def reseal(bundle: Path, data: dict[str, Any]) -> None:
+    """Writes policy.json with a seal that fits, whatever it says: what an attacker can do as well."""
+    blank = json.dumps({**data, "sha256": "0" * 64})
+    head, _, tail = blank.rpartition("0" * 64)
+    (bundle / "policy.json").write_text(head + hashlib.sha256(blank.encode()).hexdigest() + tail)
+
+
+@pytest.fixture(name="reseal")
+def _reseal() -> Any:
+    return reseal
