@@ -19,7 +19,6 @@ LAUNCH = ROOT / "launch"
 # Modules whose loaders run what they read.
 MODULES = {
     "pickle",
-    "cPickle",
     "_pickle",
     "marshal",
     "shelve",
@@ -28,6 +27,7 @@ MODULES = {
     "cloudpickle",
     "torch",
     "code",
+    "xacro",
 }
 # Calls by their last name, whatever they are called on.
 CALLS = {
