@@ -1,9 +1,9 @@
 """An episode in which the world moves on while the policy thinks: the node's executor on simulated time.
 
-At each control period the chunk that has arrived by then is offered to the very `Executor` that the controller
-node runs in real time, and its command is executed; without a row the arm holds or slows down, as there. The
-policy looks at the cadence of the policy node: once per executed chunk, as soon as it is free. A delay that is
-no multiple of the period counts up to the next tick, because commands are taken at ticks.
+At each control period the chunk that has arrived by then is offered to the very `Executor` that the
+controller node runs in real time, and its command is executed; without a row the arm holds or slows down, as
+there. The policy looks at the cadence of the policy node: once per executed chunk, as soon as it is free. A
+delay that is no multiple of the period counts up to the next tick, because commands are taken at ticks.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class Motion:
     Attributes:
         path_m: length of the gripper's way.
         jerk_rms_m_s3, jerk_max_m_s3: third differences of its position; 0 below four positions.
-        jump_mean_m_s, jump_max_m_s: by how much its velocity changed where one decision took over from another;
-            0 when none did.
+        jump_mean_m_s, jump_max_m_s: by how much its velocity changed where one decision took over from
+            another; 0 when none did.
         command_jump_mean_m_s: the same of the commanded velocity, before the simulated arm smooths it.
         held: share of the control periods in which the arm was told to stay.
     """

@@ -1,4 +1,4 @@
-"""Several evaluations that differ in one thing: each in a folder of its own, with its record, so all can go on."""
+"""Several evaluations that differ in one thing, each in a folder of its own with its record."""
 
 from __future__ import annotations
 
