@@ -22,7 +22,7 @@ INTERFACES = ROOT / "ros2_ws/src/dtvla_msgs"
 ROOMS = ("policy", "control", "sim", "nodes")  # a room imports only itself and rooms before it
 ROS_PACKAGES = {"rclpy", "launch", "launch_ros", "dtvla_msgs"}
 # The launcher and the commands sit above all rooms and reach the nodes.
-GROUND_FLOOR = ("graph", "resources", "domains", "leftovers")
+GROUND_FLOOR = ("graph", "ports", "security", "resources", "domains", "leftovers")
 MAX_LINES = 400
 
 

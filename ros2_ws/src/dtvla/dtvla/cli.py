@@ -9,6 +9,7 @@ from rich.console import Console
 from tyro.extras import SubcommandApp
 
 from dtvla.cli_bundle import bundles
+from dtvla.cli_security import security_app
 from dtvla.cli_sim import assets_app, evaluate
 from dtvla.policy.options import BackendName
 
@@ -16,6 +17,7 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 
 app = SubcommandApp()
 app.command(bundles, name="bundle", help="Policy bundles: verify, sign.")
+app.command(security_app, name="security", help="SROS2: write what every node may say and hear.")
 app.command(assets_app, name="assets", help="LIBERO's assets: get them, check them, find them.")
 console = Console()
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtvla.graph import GraphOptions, NodeSpec, ParameterValue, overrides, parameter_file, selected
 from dtvla.leftovers import sweep
+from dtvla.security import enclave
 
 if TYPE_CHECKING:
     from dtvla.nodes.supervisor import Supervisor
@@ -49,6 +50,7 @@ class Child:
 def command(node: NodeSpec, parameters: dict[str, ParameterValue]) -> list[str]:
     """The command line of one node process."""
     line = [sys.executable, "-m", node.module, "--ros-args", "-r", f"__node:={node.name}"]
+    line += ["--enclave", enclave(node.name)]  # it counts when SROS2 is on (docs/security.md)
     for source, target in node.remappings:
         line += ["-r", f"{source}:={target}"]
     file = parameter_file(node)

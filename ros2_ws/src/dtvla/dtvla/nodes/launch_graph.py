@@ -22,6 +22,7 @@ from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
 from dtvla.graph import GraphOptions, NodeSpec, default_bundle, overrides, parameter_file, selected
+from dtvla.security import enclave
 
 _TRUE = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -82,6 +83,7 @@ def _node(spec: NodeSpec, parameters: dict[str, Any]) -> Node:
         "name": spec.name,
         "parameters": [*([str(file)] if file is not None else []), *([parameters] if parameters else [])],
         "remappings": list(spec.remappings),
+        "ros_arguments": ["--enclave", enclave(spec.name)],
         "output": "screen",
         "on_exit": _end_with_it,
     }

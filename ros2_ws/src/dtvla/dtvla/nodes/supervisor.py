@@ -15,6 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from dtvla.nodes import qos
+from dtvla.security import OPERATOR, enclave
 from dtvla_msgs.msg import ActionChunk, TaskState
 from dtvla_msgs.srv import ResetScene
 
@@ -39,7 +40,12 @@ class Supervisor:
     def __init__(self, domain: int, check: Callable[[], None] = lambda: None) -> None:
         self._check = check
         self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(
+            args=["--ros-args", "--enclave", enclave(OPERATOR)],
+            context=self._context,
+            domain_id=domain,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
         self.node = rclpy.create_node("dtvla_launcher", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
