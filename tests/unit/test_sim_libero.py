@@ -181,7 +181,7 @@ def _where_things_show() -> tuple[list[list[float]], list[list[float]]]:
         pose = np.array(sim.data.get_joint_qpos(joint))
         sim.data.set_joint_qpos(joint, pose - [0, 0, 5, 0, 0, 0, 0])
         sim.forward()
-        changed = (env._pictures()["agentview"] != before.images["agentview"]).any(-1)
+        changed = (env.pictures()["agentview"] != before.images["agentview"]).any(-1)
         sim.data.set_joint_qpos(joint, pose)
         sim.forward()
         places.append(before.objects[name][:2].tolist())

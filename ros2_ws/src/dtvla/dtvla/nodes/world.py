@@ -1,15 +1,16 @@
-"""The simulated world as the bridge sees it: episodes, steps, and a fingerprint of all states. No ROS."""
+"""The simulated world as the bridge sees it: episodes, steps, and a record of each episode. No ROS."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.sim import assets
 from dtvla.sim.bootstrap import GL_PACKAGES, SimulatorUnavailable
-from dtvla.sim.env import ACTION_DIM, Observation, SimEnv, TaskInfo
+from dtvla.sim.env import ACTION_DIM, Observation, SimEnv, TaskInfo, list_tasks
+from dtvla.sim.episode import EpisodeRecord
 
 
 class World:
@@ -26,16 +27,28 @@ class World:
         self._fast = fast
         self._max_steps = max_steps
         self._env: SimEnv | None = None
-        self._hash = hashlib.sha256()
+        self._pictures: dict[str, NDArray[np.uint8]] = {}
+        self._decision: int | None = None
+        self.record: EpisodeRecord | None = None
         self.seed = 0
         self.episode = 0
         self.observation: Observation | None = None
 
     @property
+    def loaded(self) -> bool:
+        """A task's scene stands."""
+        return self._env is not None
+
+    @property
+    def env(self) -> SimEnv:
+        """The simulator: to be asked by scripts and examiners, never stepped."""
+        assert self._env is not None, "load() comes first"
+        return self._env
+
+    @property
     def info(self) -> TaskInfo:
         """The loaded task."""
-        assert self._env is not None, "load() comes first"
-        return self._env.info
+        return self.env.info
 
     @property
     def seen(self) -> Observation:
@@ -56,17 +69,21 @@ class World:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over every simulator state since the reset: equal runs agree in every bit."""
-        return self._hash.hexdigest()
+        return self.record.fingerprint if self.record is not None else ""
 
     def load(self, suite: str, task: int) -> None:
         """Builds the scene of a task (2 to 4 s), unless it is the present one.
 
         Raises:
-            ValueError: no such suite or task.
-            SimulatorUnavailable: no GL, or a package is missing.
+            ValueError: no such suite or task; the present scene stays.
+            SimulatorUnavailable: no assets (the present scene stays), no GL, or a package is missing.
         """
         if self._env is not None and (self.info.suite, self.info.index) == (suite, task):
             return
+        if not 0 <= task < (count := len(list_tasks(suite))):
+            raise ValueError(f"Suite '{suite}' has tasks 0 to {count - 1}; task {task} does not exist.")
+        if suite != "embedded":
+            assets.find()
         self.close()  # two live environments in one process render nothing
         try:
             self._env = SimEnv(suite, task, image_size=self._image_size, fast=self._fast)
@@ -79,33 +96,46 @@ class World:
             ) from error
 
     def reset(self, seed: int) -> Observation:
-        """Starts a new episode of the loaded task.
+        """Starts a new episode of the loaded task."""
+        observation = self.env.reset(seed, look=False)
+        self.seed = seed
+        self.episode += 1
+        self.observation = observation
+        self.record = EpisodeRecord(self.env, seed, observation)
+        self._pictures, self._decision = {}, None
+        return observation
+
+    def step(self, action: Sequence[float] | NDArray[np.float64], decision: int | None = None) -> Observation:
+        """Executes one raw action ([7], benchmark units) of a decision; None: the arm was told to stay."""
+        assert self.record is not None, "reset() comes first"
+        values = np.asarray(action, np.float64)
+        if values.shape != (ACTION_DIM,) or not np.isfinite(values).all():
+            raise ValueError(f"The command holds no {ACTION_DIM} finite numbers: {values.tolist()}.")
+        self.observation = self.env.step(values, look=False)
+        self._pictures = {}
+        seam = None not in (decision, self._decision) and decision != self._decision
+        self.record.stepped(values, self.observation, seam=seam, held=decision is None)
+        self._decision = decision if decision is not None else self._decision
+        return self.observation
+
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """What the cameras show now, RGB uint8 [H, W, 3] by name; rendered when first asked for.
 
         Raises:
             RuntimeError: a camera shows one flat colour, so rendering does not work.
         """
-        assert self._env is not None, "load() comes first"
-        observation = self._env.reset(seed)
-        for name, picture in observation.images.items():
-            if picture.min() == picture.max():
+        if not self._pictures:
+            self._pictures = self.env.pictures()
+            flat = [name for name, picture in self._pictures.items() if picture.min() == picture.max()]
+            if flat and self.seen.step == 0:  # later an object may fill the picture
                 raise RuntimeError(
-                    f"Camera '{name}' renders one flat colour. Try MUJOCO_GL=osmesa (package libosmesa6)."
+                    f"Camera '{flat[0]}' renders one flat colour. Try MUJOCO_GL=osmesa (package libosmesa6)."
                 )
-        self.seed = seed
-        self.episode += 1
-        self.observation = observation
-        self._hash = hashlib.sha256(self._env.state().tobytes())
-        return observation
+        return self._pictures
 
-    def step(self, action: Sequence[float] | NDArray[np.float64]) -> Observation:
-        """Executes one raw action ([7], benchmark units)."""
-        assert self._env is not None, "load() comes first"
-        values = np.asarray(action, np.float64)
-        if values.shape != (ACTION_DIM,) or not np.isfinite(values).all():
-            raise ValueError(f"The command holds no {ACTION_DIM} finite numbers: {values.tolist()}.")
-        self.observation = self._env.step(values)
-        self._hash.update(self._env.state().tobytes())
-        return self.observation
+    def abandon(self) -> None:
+        """Ends the episode: nobody will play it."""
+        self.observation = None
 
     def close(self) -> None:
         """Frees the renderer."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dtvla.sim import assets, bootstrap, embedded, libero_suites, rendering
 from dtvla.sim.geometry import collision_boxes
+from dtvla.sim.variations import Variation, Varied
 
 ACTION_DIM = 7
 CONTROL_PERIOD_S = 0.05
@@ -94,6 +95,12 @@ def raw_action(
     return np.clip(np.array([*moves, gripper]), -1.0, 1.0)
 
 
+def metric_actions(raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """The benchmark's raw actions [n, 7] as translations [n, 3] m, rotations [n, 3] rad, openings [n] m."""
+    openings = GRIPPER_OPENING_M * (1.0 - np.clip(raw[:, 6], -1.0, 1.0)) / 2
+    return raw[:, :3] * POSITION_SCALE_M, raw[:, 3:6] * ROTATION_SCALE_RAD, openings
+
+
 class SimEnv:
     """A LIBERO environment for one task; one per process at a time (its renderer is global).
 
@@ -103,6 +110,7 @@ class SimEnv:
         image_size: side of the square camera images in pixels.
         render: False skips the cameras (`images` is then empty).
         fast: render without shadows, multi-sampling and reflections (three to four times cheaper).
+        variation: what differs from the suite's own world.
 
     Raises:
         ValueError: no such suite or task.
@@ -110,7 +118,14 @@ class SimEnv:
     """
 
     def __init__(
-        self, suite: str, task: int, *, image_size: int = 128, render: bool = True, fast: bool = True
+        self,
+        suite: str,
+        task: int,
+        *,
+        image_size: int = 128,
+        render: bool = True,
+        fast: bool = True,
+        variation: Variation | None = None,
     ) -> None:
         tasks = list_tasks(suite)
         if not 0 <= task < len(tasks):
@@ -144,6 +159,7 @@ class SimEnv:
                 ignore_done=True,
             )
         self._fast = fast
+        self._varied = Varied(variation)
         self._step = 0
         self._obs: dict[str, Any] = {}
 
@@ -153,6 +169,11 @@ class SimEnv:
         if self._states is not None:
             raise ValueError(f"A task of '{self.info.suite}' is none of the embedded suite's.")
         return embedded.TASKS[self.info.index]
+
+    @property
+    def instruction(self) -> str:
+        """What a policy is told: the task in the benchmark's words, unless they are varied."""
+        return self._varied.instruction(self.info.language)
 
     @property
     def goals(self) -> list[tuple[str, ...]]:
@@ -173,7 +194,7 @@ class SimEnv:
         """Whether one of `goals` is met now, by the benchmark's own check."""
         return bool(self._env.env._eval_predicate(list(goal)))
 
-    def reset(self, seed: int, *, settle_steps: int = SETTLE_STEPS) -> Observation:
+    def reset(self, seed: int, *, settle_steps: int = SETTLE_STEPS, look: bool = True) -> Observation:
         """Starts an episode, lets the objects settle, and returns the first observation.
 
         The embedded suite deals its objects as `seed` says. In LIBERO's suites the seed is the index of the
@@ -193,10 +214,11 @@ class SimEnv:
             self._shuffle_places(seed)
         else:
             self._set_state(self._states[seed % len(self._states)])
+        self._varied.begin(self._env.env, seed)
         for _ in range(settle_steps):
             self._obs = self._env.step(np.array(IDLE_ACTION))[0]
         self._step = 0
-        return self._observation()
+        return self._observation(look)
 
     def step(self, action: NDArray[np.floating], *, look: bool = True) -> Observation:
         """Executes one raw 7-d action (each value in [-1, 1]) for one control period of 50 ms.
@@ -278,7 +300,7 @@ class SimEnv:
         }
         fingers = np.asarray(obs["robot0_gripper_qpos"])
         return Observation(
-            images=self._pictures() if look else {},
+            images=self.pictures() if look else {},
             joint_positions=np.array(robot._joint_positions),
             joint_velocities=np.array(robot._joint_velocities),
             gripper_opening_m=float(np.abs(fingers).sum()),
@@ -290,12 +312,16 @@ class SimEnv:
             regions={name: np.asarray(place) - base for name, place in self._regions().items()},
         )
 
-    def _pictures(self) -> dict[str, NDArray[np.uint8]]:
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """What the cameras see now, as in `Observation.images`; looking changes nothing in the world."""
         if not self._render:
             return {}
         size = self._image_size
         sim = self._env.env.sim
+        rendered = {
+            name: sim.render(camera_name=key, width=size, height=size) for name, key in CAMERAS.items()
+        }
         return {
-            name: upright(sim.render(camera_name=key, width=size, height=size))
-            for name, key in CAMERAS.items()
+            name: self._varied.picture(upright(image), number, self._step)
+            for number, (name, image) in enumerate(rendered.items())
         }

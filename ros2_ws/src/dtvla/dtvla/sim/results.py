@@ -12,21 +12,26 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.control.options import ChunkMode, ChunkSeam
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.options import BackendName, Decoding, Thinking
 from dtvla.sim import assets
+from dtvla.sim.variations import Variation
 
 OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
 SUMMARY, JOURNAL = "results.json", "episodes.jsonl"
 REPLAY = "replay:"
 LARGE = ("actions",)  # fields of an episode that only the journal holds
+Through = Literal["process", "ros", "ray"]
+EFFORT = ("workers", "through", "watched")  # options that say how to get the result, not which
+MAX_DELAY_S = 1.0  # the controller node's `max_chunk_age_s`
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,43 @@ class EvalOptions:
     suite: str = "embedded"
     episodes: int = 60
     seed0: int | None = None  # None: 10,000 for the embedded suite, else 0 (trial i, initial state i)
-    workers: int = 1
+    workers: int = 0  # processes; 0 runs the episodes in this one
     image_size: int = 128  # pixels, as the shipped policy's training data
     execute_steps: int | None = None  # rows executed per decision; None takes the bundle's
     tasks: tuple[int, ...] = ()  # empty: all tasks of the suite
     trials: int | None = None  # episodes per task; given, it stands in for `episodes`
     thinking: Thinking = "drafts"
     decoding: Decoding = "hybrid"  # one of the variants that the paper compares
+    delay: float | Literal["measured"] | None = None  # seconds from picture to chunk; None: the world waits
+    chunk_mode: ChunkMode = "open_loop"  # how chunks are executed, with a delay
+    chunk_seam: ChunkSeam = "cut"
+    through: Through = "process"  # how the episodes are run: the results are the same
+    watched: bool = False  # render every picture, also those that nobody looks at
+    variation: str = ""  # what looks, sounds or stands otherwise; see `dtvla.sim.variations`
 
     def __post_init__(self) -> None:
+        self._check_delay()
+        self._check_variation()
         if self.thinking == "lagging" and self.decoding != "hybrid":
             raise ValueError(f"Lagging thoughts need hybrid decoding, not {self.decoding}.")
+
+    def _check_delay(self) -> None:
+        if self.delay is None:
+            if (self.chunk_mode, self.chunk_seam) != ("open_loop", "cut"):
+                raise ValueError("--chunk-mode and --chunk-seam need a --delay; 0 is one.")
+            return
+        if self.scripted:
+            raise ValueError(f"A delay is for a policy that sees; '{self.policy}' is none.")
+        if self.delay != "measured" and not 0 <= self.delay <= MAX_DELAY_S:
+            raise ValueError(
+                f"A delay of {self.delay:g} s is not possible: 0 to {MAX_DELAY_S:g} s are, as the controller "
+                "refuses chunks whose picture is older."
+            )
+        if self.chunk_mode == "open_loop" and self.chunk_seam != "cut":
+            raise ValueError("Chunks in open_loop follow each other without a passage: leave --chunk-seam.")
+
+    def _check_variation(self) -> None:
+        Variation.parse(self.variation)
 
     @property
     def first_seed(self) -> int:
@@ -81,6 +112,14 @@ class EpisodeResult:
     error: str = ""
     state_sha256: str = ""  # over every simulator state, as the bridge reports it: equal runs agree
     actions: str = ""  # what was executed; see `pack_actions`
+    decided_at: tuple[int, ...] = ()  # the step at which each thought was thought
+    motion: dict[str, float] = field(default_factory=dict)  # see `dtvla.sim.motion.Motion`
+
+
+def failed(task: int, seed: int, error: str, name: str = "") -> EpisodeResult:
+    """The result of an episode that could not be run to its end: an error, no failure of the policy."""
+    nothing = (math.nan, math.nan, math.nan)
+    return EpisodeResult(task, name or str(task), seed, False, 0, 0, *nothing, (), error=error)
 
 
 def pack_actions(actions: Sequence[NDArray[np.floating]]) -> str:
@@ -149,14 +188,37 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
             except ValueError:
                 if number < len(lines):
                     raise
-        known = {field.name for field in fields(EpisodeResult)}
-        results = [EpisodeResult(**{k: v for k, v in row.items() if k in known}) for row in rows]
+        results = [_episode(row) for row in rows]
         head["options"]["suite"]
+        head["options"] = _said(EvalOptions("")) | head["options"]  # an older record knows fewer options
     except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no record of an evaluation ({type(error).__name__}: {error})."
         ) from error
     return head, [result for result in results if not result.error]
+
+
+def read_summary(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """What `write_results` wrote, without the episodes, and its episodes that ran to their end.
+
+    Raises:
+        ValueError: it is no summary of an evaluation.
+    """
+    try:
+        head = json.loads(path.read_text())
+        results = [_episode(row) for row in head.pop("results")]
+        head = {"assets": assets_label("embedded"), "suite": head["options"]["suite"], **head}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no summary of an evaluation ({type(error).__name__}: {error})."
+        ) from error
+    return head, [result for result in results if not result.error]
+
+
+def _episode(row: dict[str, Any]) -> EpisodeResult:
+    """An episode as JSON has it; fields that this version does not know are left out."""
+    known = {each.name for each in fields(EpisodeResult)}
+    return EpisodeResult(**{key: value for key, value in row.items() if key in known})
 
 
 def begun_options(folder: Path) -> EvalOptions:
@@ -170,14 +232,20 @@ def begun_options(folder: Path) -> EvalOptions:
 
 
 def identity(options: EvalOptions) -> dict[str, Any]:
-    """What must stay the same while an evaluation goes on: options (but the workers), policy, assets."""
-    values = asdict(options) | {"policy": str(options.policy)}
-    del values["workers"]
+    """What must stay the same while an evaluation goes on: options (but the effort), policy, assets."""
     return {
-        "options": json.loads(json.dumps(values)),
+        "options": _said(options),
         "fingerprint": "" if options.scripted else Bundle.load(options.policy).fingerprint,
         "assets": assets_label(options.suite),
     }
+
+
+def _said(options: EvalOptions) -> dict[str, Any]:
+    """The options as JSON gives them back, without those of the `EFFORT`."""
+    values = asdict(options) | {"policy": str(options.policy)}
+    values = {key: value for key, value in values.items() if key not in EFFORT}
+    said: dict[str, Any] = json.loads(json.dumps(values))
+    return said
 
 
 def assets_label(suite: str) -> str:
@@ -210,6 +278,11 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def machine() -> str:
+    """The machine that results were made on."""
+    return f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
+
+
 def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeResult]) -> None:
     """Writes every episode, the totals, and which policy on which machine they are of, as JSON."""
     ran = [r for r in results if not r.error]
@@ -222,7 +295,7 @@ def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeRes
         "fingerprint": said["fingerprint"],
         "suite": options.suite,
         "assets": said["assets"],
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+        "machine": machine(),
         "options": {key: str(value) for key, value in values.items() if key != "policy"},
         "episodes": len(ran),
         "errors": len(results) - len(ran),

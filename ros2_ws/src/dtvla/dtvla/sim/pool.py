@@ -1,0 +1,135 @@
+"""Worker processes for an evaluation: each gets one episode at a time, and a dead one is replaced."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dtvla.sim.dealer import MOST_DEATHS, Dealer, Pair
+from dtvla.sim.results import EpisodeResult, EvalOptions, failed
+
+# Yields the result of each pair in turn; looks for the next pair only when it has handed in the last one.
+Work = Callable[[EvalOptions, Iterable[Pair]], Iterable[EpisodeResult]]
+END_TIMEOUT_S = 20.0  # a worker may have processes of its own to end
+
+
+class EvaluationRefused(RuntimeError):
+    """No episode can be run; the message says why."""
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+
+
+def run(work: Work, options: EvalOptions, pairs: Iterable[Pair], workers: int) -> Iterator[EpisodeResult]:
+    """Runs episodes in processes, and yields their results as they end.
+
+    A worker that dies costs the episode that it ran, which is reported as an error.
+
+    Args:
+        work: what a worker does; a function of a module, or a `partial` of one.
+        options: what to evaluate.
+        pairs: the (task, seed) pairs to run.
+        workers: number of processes.
+
+    Raises:
+        EvaluationRefused: a worker could not even begin, for instance because the bundle is broken.
+    """
+    dealer = Dealer(pairs)
+    context = multiprocessing.get_context("spawn")  # a renderer does not survive a fork
+    crew: dict[int, _Worker] = {}
+    try:
+        for number in range(min(workers, len(dealer))):
+            crew[number] = _hire(context, work, options, dealer.deal(number))
+        while crew:
+            ready = connection.wait([worker.pipe for worker in crew.values()])
+            for number in [number for number, worker in crew.items() if worker.pipe in ready]:
+                result = _receive(crew[number])
+                if isinstance(result, EvaluationRefused):
+                    raise result
+                if isinstance(result, EpisodeResult):
+                    dealer.ended(number)
+                    yield result
+                    _go_on(crew, number, dealer.deal(number))
+                    continue
+                lost = dealer.died(number)
+                _dismiss(crew.pop(number))
+                if lost is not None:
+                    yield failed(*lost, f"The worker process {result}.")
+                if dealer.hopeless:
+                    why = f"Given up: {MOST_DEATHS} worker processes died one after the other."
+                    yield from (failed(*pair, why) for pair in dealer.give_up())
+                elif len(dealer):
+                    crew[number] = _hire(context, work, options, dealer.deal(number))
+    finally:
+        for worker in crew.values():
+            worker.process.terminate()
+        for worker in crew.values():
+            _dismiss(worker)
+
+
+def _hire(context: Any, work: Work, options: EvalOptions, first: Pair | None) -> _Worker:
+    here, there = context.Pipe()
+    process = context.Process(target=_worker, args=(work, options, there), daemon=True)
+    process.start()
+    there.close()  # else its death would not close the pipe
+    here.send(first)
+    return _Worker(process, here)
+
+
+def _go_on(crew: dict[int, _Worker], number: int, pair: Pair | None) -> None:
+    """Gives a worker its next episode, or lets it go."""
+    try:
+        crew[number].pipe.send(pair)
+    except OSError:
+        return  # it has just died: its end of the pipe says so on the next turn
+    if pair is None:
+        _dismiss(crew.pop(number))
+
+
+def _receive(worker: _Worker) -> EpisodeResult | EvaluationRefused | str:
+    """What a worker handed in; or, in words, how it died."""
+    try:
+        received: EpisodeResult | EvaluationRefused = worker.pipe.recv()
+        return received
+    except (EOFError, OSError):
+        worker.process.join(END_TIMEOUT_S)
+        status = worker.process.exitcode
+        if status is None:
+            return "fell silent"
+        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _dismiss(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.join(END_TIMEOUT_S)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+
+
+def _worker(work: Work, options: EvalOptions, pipe: Connection) -> None:
+    """A worker's process: takes pairs from the pipe, puts results into it, until it gets None or an end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    try:
+        for result in work(options, _until_none(pipe)):
+            pipe.send(result)
+    except (EOFError, BrokenPipeError):
+        return  # the parent is gone; nobody counts on the rest
+    except (ValueError, RuntimeError, OSError) as error:
+        pipe.send(EvaluationRefused(str(error)))
+
+
+def _until_none(pipe: Connection) -> Iterator[Pair]:
+    while True:
+        pair = pipe.recv()
+        if pair is None:
+            return
+        yield pair
