@@ -11,6 +11,7 @@ from tyro.extras import SubcommandApp
 from dtvla.cli_bundle import bundles
 from dtvla.cli_security import security_app
 from dtvla.cli_sim import assets_app, evaluate
+from dtvla.cli_study import compare, delay_sweep
 from dtvla.policy.options import BackendName
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -145,6 +146,8 @@ def demo(
 
 
 app.command(name="eval")(evaluate)
+app.command(name="delay-sweep")(delay_sweep)
+app.command(compare)
 
 
 @app.command

@@ -6,18 +6,20 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.console import Console
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
+from dtvla.control.options import ChunkMode, ChunkSeam
 from dtvla.policy.options import BackendName, Decoding, Thinking
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from dtvla.sim.assets import Assets
+    from dtvla.sim.evaluation import Runner
     from dtvla.sim.results import EpisodeResult, EvalOptions
 
 OK, FAILED = 0, 1
@@ -38,11 +40,21 @@ def evaluate(
     image_size: int = 128,
     thinking: Thinking = "drafts",
     decoding: Decoding = "hybrid",
+    delay: str = "",
+    chunk_mode: ChunkMode = "open_loop",
+    chunk_seam: ChunkSeam = "cut",
+    variation: str = "",
+    vary: str = "",
+    in_process: bool = False,
+    ros: bool = False,
+    ray: str = "",
+    servers: int = 1,
+    watched: bool = False,
     assets: Path | None = None,
     output: Path = Path("runs/eval"),
     resume: Path | None = None,
 ) -> int:
-    """Measure success in closed loop, in process (no ROS): the benchmark's protocol.
+    """Measure success in closed loop by the benchmark's protocol: in process, through ROS or on a cluster.
 
     Args:
         bundle: Folder of the policy bundle; or expert (knows the state), random, or replay:FILE (the
@@ -54,24 +66,41 @@ def evaluate(
         trials: Episodes per task, instead of --episodes. The benchmark's protocol has 50.
         seed0: First seed. Default: 10000 (the shipped policy has not seen those from there on); in LIBERO's
             suites 0, and the seed is the number of the task's fixed initial state.
-        workers: Processes to use. Default: one per processor.
+        workers: Processes to use; with --ros graphs, with --ray simulators. Default: one per processor.
         image_size: Side of the camera images in pixels; the reference renders 256 in LIBERO's suites.
         thinking: plain writes each thought token by token; drafts tries the last thought first (faster, the
             same words); lagging acts on the thought about the image before.
         decoding: The variants that the paper compares: hybrid thinks, then acts in one parallel pass;
             autoregressive acts value by value; masked and random act on an empty or a random thought;
             none leaves the thinking prompt out as well.
+        delay: Seconds from picture to chunk (0 to 1), or measured: the world moves on meanwhile, and chunks
+            are executed by the controller's own executor. Default: the world waits.
+        chunk_mode: How chunks are executed, with a delay; as the controller node's parameter.
+        chunk_seam: The passage from one chunk to the next, in receding and ensembled.
+        variation: What differs from the suite's own world, with a strength of 0 to 3: camera:2, fov, light,
+            background, noise, blur, jpeg, occlusion, instruction or robot.
+        vary: Several variations, each in a folder of its own, compared with the suite's own world:
+            camera:1,light:3, or all, or all:3.
+        in_process: Simulator and policy in one process, without ROS: the default, and the fastest.
+        ros: Through the real ROS graph in lockstep, as many graphs as workers; the same results.
+        ray: Through Ray: the address of a cluster, or local to start one here; the same results.
+        servers: Policy servers on the cluster; each decides for its simulators in batches.
+        watched: Render every picture, also those that nobody looks at (to measure speed with scripts).
         assets: Folder or tar archive with LIBERO's assets. Default: DTVLA_ASSETS, or what was fetched.
         output: Where the results go (a folder per run is made in it).
         resume: Folder of an interrupted evaluation to go on with; all other options are those it had.
     """
+    from dtvla import cli_study, ros_evaluation
     from dtvla.demo import fresh_folder
     from dtvla.graph import default_bundle
     from dtvla.policy.bundle import Bundle
     from dtvla.sim.evaluation import plan
-    from dtvla.sim.results import EvalOptions, begun_options
+    from dtvla.sim.results import EvalOptions, Through, begun_options
+    from dtvla.sim.study import STUDY
 
-    _use(assets)
+    use_assets(assets)
+    if resume is not None and (resume / STUDY).is_file():
+        return cli_study.go_on(resume, workers)
     if resume is not None:
         options = begun_options(resume)
     else:
@@ -86,14 +115,40 @@ def evaluate(
             trials=trials,
             thinking=thinking,
             decoding=decoding,
+            delay=delay_s(delay),
+            chunk_mode=chunk_mode,
+            chunk_seam=chunk_seam,
+            variation=variation,
         )
     if not options.scripted:
         options = replace(options, policy=str(Bundle.load(options.policy).path))
+    through: Through = "ros" if ros else "ray" if ray else "process"
+    if in_process + ros + bool(ray) > 1:
+        raise ValueError("Give one of --in-process, --ros and --ray: the results are the same.")
+    options = replace(options, through=through, watched=watched)
+    if vary:
+        if through != "process":
+            raise ValueError("--vary compares evaluations in process; give each --variation alone.")
+        return cli_study.vary(options, vary, workers, output)
+    if through == "ros":
+        ros_evaluation.check(options)
     planned = len(plan(options))  # a wrong option is told before a folder is made
-    return _evaluate(options, workers, planned, resume or fresh_folder(output))
+    folder = resume or fresh_folder(output)
+    return _evaluate(options, workers, planned, folder, _runner(options, folder, ray, servers))
 
 
-def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path) -> int:
+def _runner(options: EvalOptions, folder: Path, address: str, servers: int) -> Runner:
+    """What runs the episodes."""
+    if options.through == "ros":
+        from dtvla import ros_evaluation
+
+        return ros_evaluation.runner(folder)
+    from dtvla.sim.evaluation import in_processes
+
+    return in_processes
+
+
+def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path, runner: Runner) -> int:
     from rich.progress import Progress
 
     from dtvla.sim.evaluation import evaluate as run
@@ -112,7 +167,7 @@ def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path) -> i
                 solved += result.success
                 progress.update(bar, advance=1, description=f"{solved} solved")
 
-            results = run(options, advance, journal.finished)
+            results = run(options, advance, journal.finished, runner)
     except KeyboardInterrupt:
         console.print(f"\nGo on with: dtvla eval --resume {folder}", highlight=False)
         raise
@@ -180,7 +235,7 @@ def check_assets(assets: Path | None = None) -> int:
     from dtvla.sim.assets import describe
     from dtvla.sim.env import SUITES, SimEnv
 
-    _use(assets)
+    use_assets(assets)
     _describe(describe())
     for suite in SUITES:
         if suite != "embedded":
@@ -202,12 +257,12 @@ def path(assets: Path | None = None) -> int:
     """
     from dtvla.sim.assets import find
 
-    _use(assets)
+    use_assets(assets)
     print(find())
     return OK
 
 
-def _use(assets: Path | None) -> None:
+def use_assets(assets: Path | None) -> None:
     """Names the assets for this process and all that it starts."""
     from dtvla.sim.assets import VARIABLE
 
@@ -219,6 +274,16 @@ def _describe(assets: Assets) -> None:
     console.print(assets.label, highlight=False, markup=False)
     console.print(f"  folder  {assets.folder}", highlight=False, markup=False)
     console.print(f"  files   {assets.files}, SHA-256 {assets.digest}", highlight=False, soft_wrap=True)
+
+
+def delay_s(words: str) -> float | Literal["measured"] | None:
+    """`--delay` as an option: seconds, `measured`, or None for nothing."""
+    if words in ("", "measured"):
+        return "measured" if words else None
+    try:
+        return float(words)
+    except ValueError:
+        raise ValueError(f"--delay takes seconds such as 0.2, or measured, not '{words}'.") from None
 
 
 def task_numbers(words: str) -> tuple[int, ...]:

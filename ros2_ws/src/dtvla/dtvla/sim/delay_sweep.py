@@ -1,13 +1,28 @@
-"""Success and smoothness against delay, for every way to execute chunks: points, figures, table and plot."""
+"""Success and smoothness against delay, for every way to execute chunks: points and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from dtvla.sim.results import ChunkMode, ChunkSeam, EvalOptions
+import numpy as np
+
+from dtvla.control.options import ChunkMode, ChunkSeam
+from dtvla.sim.env import CONTROL_PERIOD_S
+from dtvla.sim.results import EpisodeResult, EvalOptions, wilson
 
 DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+COMPLETION = "completion_s"
+# What is measured of each episode: the name, and what a person calls it.
+FIGURES: Mapping[str, str] = {
+    COMPLETION: "time to solve (s)",
+    "jerk_rms_m_s3": "jerk, RMS (m/s³)",
+    "jerk_max_m_s3": "jerk, largest (m/s³)",
+    "jump_mean_m_s": "velocity jump between chunks (m/s)",
+    "path_m": "path (m)",
+    "held": "told to stay (share of the time)",
+}
 
 
 @dataclass(frozen=True)
@@ -52,3 +67,102 @@ def points(
         for delay_s in delays_s
         for name in ways
     }
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over episodes with its 95 % interval (Student's t); NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Of any number of values."""
+        from scipy.stats import t
+
+        if not len(values):
+            return cls(np.nan, np.nan, np.nan)
+        mean, count = float(np.mean(values)), len(values)
+        if count == 1:
+            return cls(mean, np.nan, np.nan)
+        half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+        return cls(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What came of one way with one delay.
+
+    Attributes:
+        way: of `WAYS`.
+        delay_s: from picture to chunk.
+        episodes, solved: their numbers.
+        interval: 95 % interval of the success rate (Wilson).
+        figures: by the names of `FIGURES`; the time to solve is of the solved episodes, the rest of all.
+    """
+
+    way: str
+    delay_s: float
+    episodes: int
+    solved: int
+    interval: tuple[float, float]
+    figures: Mapping[str, Mean]
+
+    def to_json(self) -> dict[str, Any]:
+        """The point for programs."""
+        return asdict(self)
+
+
+def summarise(
+    evaluations: Mapping[str, EvalOptions], results: Mapping[str, list[EpisodeResult]]
+) -> list[Point]:
+    """The figures of a sweep, evaluations without any episode left out.
+
+    Args:
+        evaluations: options by name.
+        results: episodes by the same names; errors do not count.
+    """
+    found = []
+    for name, options in evaluations.items():
+        ran = [result for result in results.get(name, []) if not result.error]
+        if not ran or options.delay is None or options.delay == "measured":
+            continue
+        way = Way(options.chunk_mode, options.chunk_seam)
+        solved = [result for result in ran if result.success]
+        values = {key: [result.motion[key] for result in ran] for key in FIGURES if key != COMPLETION}
+        values[COMPLETION] = [result.steps * CONTROL_PERIOD_S for result in solved]
+        found.append(
+            Point(
+                way=next(key for key, each in WAYS.items() if each == way),
+                delay_s=options.delay,
+                episodes=len(ran),
+                solved=len(solved),
+                interval=wilson(len(solved), len(ran)),
+                figures={key: Mean.of(values[key]) for key in FIGURES},
+            )
+        )
+    return sorted(found, key=lambda point: (list(WAYS).index(point.way), point.delay_s))
+
+
+def markdown(found: Sequence[Point]) -> str:
+    """The figures as a table for a document."""
+    lines = [
+        "| way | delay (ms) | solved | 95 % interval | " + " | ".join(FIGURES.values()) + " |",
+        "|---|---|---|---|" + "---|" * len(FIGURES),
+    ]
+    for point in found:
+        low, high = point.interval
+        cells = [point.way, f"{1000 * point.delay_s:g}", f"{point.solved} of {point.episodes}"]
+        cells += [f"{100 * low:.0f} to {100 * high:.0f} %", *(_cell(point.figures[key]) for key in FIGURES)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: Mean) -> str:
+    if np.isnan(figure.mean):
+        return "–"
+    if np.isnan(figure.low):
+        return f"{figure.mean:.3g}"
+    return f"{figure.mean:.3g} ± {figure.high - figure.mean:.2g}"

@@ -2,39 +2,80 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from dtvla.sim.evaluation import evaluate, plan
-from dtvla.sim.results import SUMMARY, EpisodeResult, EvalOptions, Journal, write_results
+from dtvla.sim.results import SUMMARY, EpisodeResult, EvalOptions, Journal, begun_options, write_results
 
-Results = dict[str, list[EpisodeResult]]
+STUDY = "study.json"
+Kind = Literal["delays", "variations"]
+KINDS: tuple[Kind, ...] = ("delays", "variations")
+Results = Mapping[str, list[EpisodeResult]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared with what.
+
+    Attributes:
+        kind: what the evaluations differ in.
+        points: the evaluations by name, which is also their folder's, in the order in which they are run.
+    """
+
+    kind: Kind
+    points: Mapping[str, EvalOptions]
+
+    @property
+    def episodes(self) -> int:
+        """Of all evaluations together."""
+        return sum(len(plan(options)) for options in self.points.values())
+
+    @classmethod
+    def begun(cls, folder: Path) -> Study:
+        """The study that was begun in a folder.
+
+        Raises:
+            ValueError: there is none.
+        """
+        try:
+            said = json.loads((folder / STUDY).read_text())
+            kind, names = said["kind"], [str(name) for name in said["points"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder} holds no study ({type(error).__name__}: {error}).") from error
+        if kind not in KINDS or any(Path(name).name != name for name in names):
+            raise ValueError(f"{folder / STUDY} is no study of delays or variations.")
+        return cls(kind, {name: begun_options(folder / name) for name in names})
 
 
 def run_study(
     folder: Path,
-    points: Mapping[str, EvalOptions],
-    workers: int = 1,
+    study: Study,
+    workers: int,
     on_result: Callable[[str, EpisodeResult], None] = lambda name, result: None,
 ) -> Results:
     """Runs the evaluations one after the other, but what their records hold already.
 
     Args:
-        folder: each gets a folder of its name in it.
-        points: the evaluations by name.
+        folder: each evaluation gets a folder of its name in it.
+        study: what to run.
         workers: processes to use.
         on_result: sees each episode with its evaluation's name: those on record first.
 
     Raises:
         ValueError: a folder was begun with other options.
     """
-    journals = {name: Journal(folder / name, options) for name, options in points.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    journals = {name: Journal(folder / name, options) for name, options in study.points.items()}
+    (folder / STUDY).write_text(json.dumps({"kind": study.kind, "points": list(study.points)}) + "\n")
     for name, journal in journals.items():
         for result in journal.finished:
             on_result(name, result)
-    results: Results = {}
-    for name, options in points.items():
+    results: dict[str, list[EpisodeResult]] = {}
+    for name, options in study.points.items():
         journal = journals[name]
         crew = max(1, min(workers, len(plan(options)) - len(journal.finished)))
 

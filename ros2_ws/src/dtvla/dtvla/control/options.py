@@ -1,0 +1,8 @@
+"""Names of the ways to execute chunks, for command lines and records (see `dtvla.control.executor`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ChunkMode = Literal["open_loop", "receding", "ensembled"]
+ChunkSeam = Literal["cut", "spline"]
