@@ -19,6 +19,7 @@ NODES = (
     "libero_bridge_node",
     "policy_node",
     "reasoning_markers_node",
+    "reasoning_overlay_node",
     "recorder_node",
 )
 

@@ -51,6 +51,12 @@ GRAPH = (
         "draws the thought and the planned path for rviz",
         option="markers",
     ),
+    NodeSpec(
+        "reasoning_overlay_node",
+        "dtvla.nodes.reasoning_overlay_node",
+        "shows the cameras beside the thought as one picture",
+        option="markers",
+    ),
     NodeSpec("controller_node", "dtvla.nodes.controller_node", "turns chunks into clamped commands"),
     NodeSpec("policy_node", "dtvla.nodes.policy_node", "sees, thinks and proposes action chunks"),
     NodeSpec(
@@ -117,6 +123,7 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
         "controller_node": {"lockstep": lockstep, "use_sim_time": options.simulator},
         "recorder_node": {"output": str(options.output), "use_sim_time": options.simulator},
         "reasoning_markers_node": {"use_sim_time": options.simulator},
+        "reasoning_overlay_node": {"use_sim_time": options.simulator},
     }
 
 

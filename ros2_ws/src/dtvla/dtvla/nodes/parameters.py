@@ -222,12 +222,30 @@ RECORDER = (
     ),
 )
 
+SILENCE = Parameter(
+    "silence_s", 5.0, "What the policy said disappears after so long without a word from it.", "s", 2.0, 600.0
+)
+
 REASONING_MARKERS = (
-    Parameter("text_height_m", 0.03, "Height of the letters.", "m", 0.005, 0.5),
-    Parameter("text_offset_m", 0.25, "How far above the gripper the thought stands.", "m", 0.0, 2.0),
+    Parameter("board_x_m", 0.2, "Where the words stand, in front of the base.", "m", -5.0, 5.0),
+    Parameter("board_y_m", -0.95, "Where the words stand, to the base's left.", "m", -5.0, 5.0),
+    Parameter("board_z_m", 0.95, "Height of the first line of the words.", "m", -5.0, 5.0),
+    Parameter("text_height_m", 0.04, "Height of the letters.", "m", 0.005, 0.5),
+    Parameter("wrap_characters", 36, "Most characters of a line.", "characters", 10, 200),
+    Parameter("thought_lines", 12, "Most lines of a thought.", "lines", 1, 100),
     Parameter("line_width_m", 0.006, "Width of the planned path.", "m", 0.001, 0.1),
-    Parameter("wrap_characters", 36, "Characters per line of the thought.", "characters", 10, 200),
+    Parameter("past_chunks", 5, "So many past paths stay, each fainter.", "chunks", 0, 50),
+    Parameter("gripper_half_open_m", 0.04, "A gripper opened farther counts as open.", "m", 0.001, 0.2),
+    Parameter("rate_hz", 10.0, "Most updates per second.", "Hz", 0.5, 60.0),
+    SILENCE,
+    *WORKSPACE,
     BASE_FRAME,
+)
+
+REASONING_OVERLAY = (
+    Parameter("cameras", "agentview,wrist", "Cameras to show, comma-separated: one or two."),
+    Parameter("rate_hz", 5.0, "Most pictures per second.", "Hz", 0.1, 60.0),
+    SILENCE,
 )
 
 SCHEMAS: dict[str, Schema] = {
@@ -236,4 +254,5 @@ SCHEMAS: dict[str, Schema] = {
     "controller_node": CONTROLLER,
     "recorder_node": RECORDER,
     "reasoning_markers_node": REASONING_MARKERS,
+    "reasoning_overlay_node": REASONING_OVERLAY,
 }

@@ -1,83 +1,164 @@
-"""Draws for rviz: the thought above the gripper, and the path the newest chunk plans."""
+"""Draws for rviz: the thought beside the arm, where chunks want to go, and the workspace.
+
+All markers go out together, whenever something changed and at least once a second. Each lives `silence_s`:
+a display forgets a node that has died, and the node takes back what is no longer true.
+"""
 
 from __future__ import annotations
 
-import textwrap
+import time
 
 import numpy as np
 from geometry_msgs.msg import Point, PoseStamped
 from numpy.typing import NDArray
+from rclpy.clock import Clock, ClockType
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
-from dtvla.nodes.parameters import REASONING_MARKERS
+from dtvla.nodes.controller_setup import workspace
+from dtvla.nodes.diagnostics import Level
+from dtvla.nodes.ear import Ear
+from dtvla.nodes.marker_view import Kind, Sketch, Style, sketches
+from dtvla.nodes.messages import chunk_from, pose_from, to_duration, to_ns
+from dtvla.nodes.parameters import REASONING_MARKERS, Refusal, Settings
+from dtvla.nodes.plan_view import Plans, Track
 from dtvla.nodes.process import run
-from dtvla_msgs.msg import ActionChunk, Reasoning
+from dtvla.nodes.said import Said
+from dtvla_msgs.msg import ActionChunk
 
-TEXT_COLOUR = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-PATH_COLOUR = ColorRGBA(r=0.1, g=0.8, b=1.0, a=0.9)
-
-
-def planned_path(start: NDArray[np.float64], translations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the gripper will go: [rows + 1, 3] m, from `start` [3] by the chunk's translations [rows, 3]."""
-    return np.vstack([start, start + np.cumsum(translations, axis=0)])
+HEARTBEAT_S = 1.0
 
 
 class ReasoningMarkersNode(GraphNode):
-    """policy/reasoning, policy/action_chunk and ee_pose in, reasoning_markers out."""
+    """What policy and controller say, and ee_pose, in; reasoning_markers out."""
 
     schema = REASONING_MARKERS
 
     def __init__(self) -> None:
         super().__init__("reasoning_markers_node")
-        self._position: NDArray[np.float64] | None = None
 
     def configure(self) -> None:
+        self._style = style(self.settings)
         self._frame = self.settings.text("base_frame")
 
     def activate(self) -> None:
-        publisher = self.create_publisher(MarkerArray, "reasoning_markers", 10)
-        self._markers = self.live(publisher, self.destroy_publisher)
-        for kind, topic, callback, quality in (
-            (Reasoning, "policy/reasoning", self._on_reasoning, qos.STREAM),
-            (ActionChunk, "policy/action_chunk", self._on_chunk, qos.COMMAND),
-            (PoseStamped, "ee_pose", self._on_pose, qos.SENSOR),
-        ):
-            self.live(
-                self.create_subscription(kind, topic, self.guarded(callback), quality),
-                self.destroy_subscription,
-            )
+        settings = self.settings
+        self._said = Said(settings.number("silence_s"))
+        self._plans = Plans(settings.integer("past_chunks"), settings.number("gripper_half_open_m"))
+        self._track = Track()
+        self._chapter = 0
+        self._shown: dict[tuple[str, int], Marker] = {}
+        self._sent_s = 0.0
+        self._markers = self.live(
+            self.create_publisher(MarkerArray, "reasoning_markers", qos.STREAM), self.destroy_publisher
+        )
+        Ear(self, self._said, self._on_chunk)
+        pose = self.create_subscription(PoseStamped, "ee_pose", self.guarded(self._on_pose), qos.SENSOR)
+        self.live(pose, self.destroy_subscription)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        beat = self.create_timer(1.0 / settings.number("rate_hz"), self.guarded(self._beat), clock=steady)
+        self.live(beat, self.destroy_timer)
+
+    def deactivate(self) -> None:
+        if self.context.ok():
+            self._markers.publish(MarkerArray(markers=[Marker(action=Marker.DELETEALL)]))
 
     def _on_pose(self, message: PoseStamped) -> None:
-        position = message.pose.position
-        self._position = np.array([position.x, position.y, position.z])
-
-    def _on_reasoning(self, message: Reasoning) -> None:
-        if self._position is None:
+        try:
+            position = pose_from(message, self._frame).position_m
+        except Refusal as refusal:
+            self.report.problem("pose", f"The planned path is not drawn. {refusal}")
             return
-        marker = self._marker("thought", Marker.TEXT_VIEW_FACING, TEXT_COLOUR)
-        marker.text = textwrap.fill(message.text, self.settings.integer("wrap_characters"))
-        marker.scale.z = self.settings.number("text_height_m")
-        above = np.array([0.0, 0.0, self.settings.number("text_offset_m")])
-        marker.pose.position = _point(self._position + above)
-        self._markers.publish(MarkerArray(markers=[marker]))
+        self.report.solved("pose")
+        self._track.add(to_ns(message.header.stamp) or self.get_clock().now().nanoseconds, position)
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        if self._position is None:
+        if self._said.chapter != self._chapter:
+            self._begin_chapter()
+        start = self._track.at(to_ns(message.header.stamp))
+        if start is None:
+            sentence = "No ee_pose has come: the planned path is not drawn. Start the robot's driver."
+            self.report.problem("start", sentence, Level.WARNING)
             return
-        translations = np.asarray(message.translations, np.float64).reshape(-1, 3)[: message.execute_steps]
-        marker = self._marker("path", Marker.LINE_STRIP, PATH_COLOUR)
-        marker.points = [_point(position) for position in planned_path(self._position, translations)]
-        marker.scale.x = self.settings.number("line_width_m")
-        self._markers.publish(MarkerArray(markers=[marker]))
+        self.report.solved("start")
+        try:
+            chunk = chunk_from(message, self._frame)
+        except Refusal as refusal:
+            self.report.problem("chunk", f"Chunk {message.decision_id} is not drawn: {refusal}")
+            return
+        self.report.solved("chunk")
+        self._plans.add(chunk, start)
 
-    def _marker(self, name: str, kind: int, colour: ColorRGBA) -> Marker:
-        marker = Marker(ns=name, id=0, type=kind, action=Marker.ADD, color=colour, frame_locked=True)
-        marker.header.frame_id = self._frame  # a zero stamp: rviz takes the newest transform
-        marker.pose.orientation.w = 1.0
+    def _begin_chapter(self) -> None:
+        self._chapter = self._said.chapter
+        self._plans.clear()
+
+    def _beat(self) -> None:
+        """Publishes what there is to see, if it changed or was not said for a while."""
+        now_s = time.monotonic()
+        self._said.look_at_clock(now_s)
+        if self._said.chapter != self._chapter:
+            self._begin_chapter()
+        if not self._markers.get_subscription_count():
+            return
+        wanted = sketches(self._said, self._plans, self._style)
+        markers = {(sketch.name, sketch.number): self._marker(sketch) for sketch in wanted}
+        if markers == self._shown and now_s - self._sent_s < HEARTBEAT_S:
+            return
+        gone = [Marker(ns=n, id=i, action=Marker.DELETE) for n, i in self._shown.keys() - markers.keys()]
+        self._shown, self._sent_s = markers, now_s
+        self._markers.publish(MarkerArray(markers=[*gone, *markers.values()]))
+
+    def _marker(self, sketch: Sketch) -> Marker:
+        marker = marker_message(sketch, self._frame)
+        marker.lifetime = to_duration(self.settings.number("silence_s"))
         return marker
+
+
+def style(settings: Settings) -> Style:
+    """The sizes and places in the parameters.
+
+    Raises:
+        Refusal: a workspace without inside.
+    """
+    box = workspace(settings)
+    return Style(
+        board_m=np.array([settings.number(f"board_{axis}_m") for axis in "xyz"]),
+        letter_m=settings.number("text_height_m"),
+        line_m=settings.number("line_width_m"),
+        columns=settings.integer("wrap_characters"),
+        rows=settings.integer("thought_lines"),
+        box_m=np.array([box.lower, box.upper]),
+        past_plans=settings.integer("past_chunks"),
+    )
+
+
+def marker_message(sketch: Sketch, frame: str) -> Marker:
+    """A shape as rviz wants it."""
+    marker = Marker(ns=sketch.name, id=sketch.number, type=sketch.kind.value, action=Marker.ADD)
+    marker.header.frame_id = frame  # a zero stamp and frame_locked: rviz takes the newest transform
+    marker.frame_locked = True
+    marker.color = _colour(sketch.colour)
+    marker.pose.orientation.w = 1.0
+    size = marker.scale
+    size.x = size.y = size.z = sketch.size_m
+    if sketch.kind is Kind.WORDS:
+        size.x = size.y = 0.0  # else rviz takes x for the width of a blank
+    if sketch.kind in (Kind.WORDS, Kind.BALL):
+        marker.pose.position = _point(sketch.points[0])
+    else:
+        marker.points = [_point(point) for point in sketch.points]
+    if sketch.colours is not None:
+        marker.colors = [_colour(colour) for colour in sketch.colours]
+    marker.text = sketch.text
+    return marker
+
+
+def _colour(colour: NDArray[np.float64] | tuple[float, float, float, float]) -> ColorRGBA:
+    r, g, b, a = (float(value) for value in colour)
+    return ColorRGBA(r=r, g=g, b=b, a=a)
 
 
 def _point(position: NDArray[np.float64]) -> Point:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dtvla.sim.thought_view import lines
+
 VIEW_PX = 384
 PANEL_PX = 448
 HEADER_PX = 48
 FOOTER_PX = 32
-THOUGHT_COLUMNS = 34
+THOUGHT_COLUMNS, THOUGHT_LINES = 34, 11
+THOUGHT_PITCH_PX = 30
 BACKGROUND = (18, 20, 26)
 INK = (236, 238, 242)
 FAINT = (140, 148, 160)
+KEPT = (142, 190, 226)
 GOOD = (96, 210, 120)
 BAD = (240, 120, 96)
 SIZE = (2 * VIEW_PX + PANEL_PX, HEADER_PX + VIEW_PX + FOOTER_PX)
@@ -35,6 +38,7 @@ class Caption:
     decision: str  # which decision, and how long it took
     progress: str  # which step of how many
     outcome: bool | None  # solved, out of steps, or still going
+    kept_from: str = ""  # the thought before; words taken over from it have an ink of their own
 
 
 class Painter:
@@ -57,16 +61,22 @@ class Painter:
             draw.text((left + 12, HEADER_PX + VIEW_PX + 7), name, FAINT, self._small)
         left = 2 * VIEW_PX + 20
         draw.text((left, HEADER_PX + 6), "The policy thinks", FAINT, self._small)
-        lines = [
-            line for part in caption.thought.splitlines() for line in textwrap.wrap(part, THOUGHT_COLUMNS)
-        ]
-        draw.multiline_text((left, HEADER_PX + 34), "\n".join(lines[:11]), INK, self._text, spacing=9)
+        self._thought(draw, left, caption)
         draw.text((left, HEADER_PX + VIEW_PX - 22), caption.decision, FAINT, self._small)
         draw.text((left, HEADER_PX + VIEW_PX + 7), caption.progress, FAINT, self._small)
         if caption.outcome is not None:
             words, colour = ("solved", GOOD) if caption.outcome else ("not solved", BAD)
             draw.text((SIZE[0] - 12, 12), words, colour, self._title, anchor="ra")
         return np.asarray(canvas)
+
+    def _thought(self, draw: ImageDraw.ImageDraw, left: int, caption: Caption) -> None:
+        blank = self._text.getlength(" ")
+        for row, line in enumerate(lines(caption.thought, THOUGHT_COLUMNS, THOUGHT_LINES, caption.kept_from)):
+            x = float(left)
+            for word, kept in zip(line.words, line.kept, strict=True):
+                place = x, HEADER_PX + 34 + row * THOUGHT_PITCH_PX
+                draw.text(place, word, KEPT if kept else INK, self._text)
+                x += self._text.getlength(word) + blank
 
 
 class EpisodeVideo:
