@@ -1,7 +1,10 @@
-"""The robot side: the policy, the controller and the markers. `--show-args` lists what can be chosen."""
+"""The robot side: the policy, the controller and the markers. `--show-args` lists what can be chosen.
+
+A dry run unless dry_run:=false is said: the arm is told nothing; controller/preview_pose shows what it would be.
+"""
 
 from dtvla.nodes.launch_graph import graph_description
 
 
 def generate_launch_description():
-    return graph_description(simulator=False, console=False, markers=True)
+    return graph_description(robot="panda", simulator=False, console=False, markers=True, respawn=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dtvla.graph import GRAPH, GraphOptions, overrides, parameter_file, selected
+from dtvla.graph import GRAPH, GraphOptions, overrides, parameter_files, selected
 from dtvla.launcher import command
 from dtvla.nodes.parameters import SCHEMAS, Parameter, Refusal, validate
 from dtvla.resources import resource
@@ -57,7 +57,7 @@ def test_a_command_line_quotes_what_yaml_would_misread() -> None:
     node = next(node for node in GRAPH if node.name == "policy_node")
     line = command(node, {"bundle": "it's/1.0", "use_sim_time": True, "threads": 2})
     assert line[-6:] == ["-p", "bundle:='it''s/1.0'", "-p", "use_sim_time:=true", "-p", "threads:=2"]
-    assert str(parameter_file(node)) in line
+    assert str(parameter_files(node)[0]) in line
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
+from rich.text import Text
 from tyro.extras import SubcommandApp
 
 from dtvla.cli_bundle import bundles
 from dtvla.cli_security import security_app
 from dtvla.cli_sim import assets_app, evaluate
 from dtvla.cli_study import compare, delay_sweep
+from dtvla.policy.errors import plain
 from dtvla.policy.options import BackendName
 
+RobotName = Literal["simulator", "panda", "fr3"]
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 app = SubcommandApp()
@@ -31,6 +35,12 @@ def up(
     task: int = 0,
     seed: int = 0,
     realtime: bool = False,
+    robot: RobotName = "simulator",
+    dry_run: bool = True,
+    namespace: str = "",
+    cameras: str = "",
+    instruction: str = "",
+    respawn: bool = False,
     once: bool = False,
     max_steps: int = 0,
     record: bool = False,
@@ -50,6 +60,13 @@ def up(
         task: Index of the task in the suite, from 0.
         seed: Seed of the first episode's object placement; each further episode takes the next one.
         realtime: Let the world move on while the policy thinks. Default: lockstep, the world waits.
+        robot: Whose limits hold. simulator: the benchmark's own deltas; panda, fr3: target poses that the arm can
+            follow (with the simulator: its Panda follows them).
+        dry_run: With a robot: show what it would be told (controller/preview_pose), and tell it nothing.
+        namespace: Of all nodes and topics, for one of several robots.
+        cameras: Topics of the cameras, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw.
+        instruction: What to do from the start, without a simulator. Default: wait for /instruction or a goal.
+        respawn: Start the policy and the display nodes anew when they die or hang; the arm holds meanwhile.
         once: Play one episode, then wait for /reset_scene instead of going on with the next seed.
         max_steps: Control periods per episode (50 ms each); 0 takes the task's own limit.
         record: Write an MCAP bag and one video per episode.
@@ -73,6 +90,12 @@ def up(
         task=task,
         seed=seed,
         realtime=realtime,
+        robot=robot,
+        dry_run=dry_run,
+        namespace=namespace,
+        cameras=cameras,
+        instruction=instruction,
+        respawn=respawn,
         max_steps=max_steps,
         repeat=not once,
         simulator=simulator,
@@ -242,7 +265,8 @@ def main() -> int:
         console.print("\nInterrupted; every process has ended.")
         return INTERRUPTED
     except (ValueError, RuntimeError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        words = Text.assemble(("Error:", "bold red"), f" {plain(error)}")  # no markup, no escapes from a file
+        Console(stderr=True).print(words, highlight=False, soft_wrap=True)
         return FAILED
 
 

@@ -6,12 +6,14 @@ cannot drift apart. Nothing here imports ROS.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dtvla.resources import resource
 
 ParameterValue = bool | int | float | str
+ROBOTS = ("simulator", "panda", "fr3")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,10 @@ class NodeSpec:
         sentence: what the node does, for people.
         lifecycle: whether it must be configured and activated (the console need not).
         option: the option of `GraphOptions` that switches it on; None when it always runs.
-        remappings: pairs (from, to) of topic names.
+        sees: it listens to the cameras, whose topics may have other names.
+        respawn: without it the arm holds and the others go on, so it may be started anew when it dies.
+        heartbeat_s: without its diagnostics for so long it hangs (they come once a second; a scene takes a
+            while to build).
     """
 
     name: str
@@ -32,7 +37,9 @@ class NodeSpec:
     sentence: str
     lifecycle: bool = True
     option: str | None = None
-    remappings: tuple[tuple[str, str], ...] = ()
+    sees: bool = False
+    respawn: bool = False
+    heartbeat_s: float = 10.0
 
     @property
     def executable(self) -> str:
@@ -43,24 +50,44 @@ class NodeSpec:
 # Configured and activated from top to bottom, stopped from bottom to top: the ones that listen come
 # first, the world that ticks comes last.
 GRAPH = (
-    NodeSpec("recorder_node", "dtvla.nodes.recorder_node", "writes the bag and the videos", option="record"),
+    NodeSpec(
+        "recorder_node",
+        "dtvla.nodes.recorder_node",
+        "writes the bag and the videos",
+        option="record",
+        sees=True,
+    ),
     NodeSpec("console_node", "dtvla.nodes.console_node", "shows the thought as it grows", False, "console"),
     NodeSpec(
         "reasoning_markers_node",
         "dtvla.nodes.reasoning_markers_node",
         "draws the thought and the planned path for rviz",
         option="markers",
+        respawn=True,
     ),
     NodeSpec(
         "reasoning_overlay_node",
         "dtvla.nodes.reasoning_overlay_node",
         "shows the cameras beside the thought as one picture",
         option="markers",
+        sees=True,
+        respawn=True,
     ),
     NodeSpec("controller_node", "dtvla.nodes.controller_node", "turns chunks into clamped commands"),
-    NodeSpec("policy_node", "dtvla.nodes.policy_node", "sees, thinks and proposes action chunks"),
     NodeSpec(
-        "libero_bridge_node", "dtvla.nodes.libero_bridge_node", "the simulated robot", option="simulator"
+        "policy_node",
+        "dtvla.nodes.policy_node",
+        "sees, thinks and proposes action chunks",
+        option="policy",
+        sees=True,
+        respawn=True,
+    ),
+    NodeSpec(
+        "libero_bridge_node",
+        "dtvla.nodes.libero_bridge_node",
+        "the simulated robot",
+        option="simulator",
+        heartbeat_s=60.0,
     ),
 )
 
@@ -77,6 +104,15 @@ class GraphOptions:
         max_steps: control periods per episode; 0 takes the task's own limit.
         autostart: begin the first episode as soon as all nodes are active.
         repeat: begin the next episode, with the next seed, when one is over.
+        robot: whose limits hold: `simulator` (the benchmark's own deltas), `panda`, `fr3` (target poses).
+        dry_run: with a robot, show what it would be told and tell it nothing. A simulated arm is always told.
+        namespace: of all nodes and topics, for one of several robots; empty for none.
+        cameras: where the pictures come from, as in `agentview=/camera/color/image_raw,wrist=/wrist/image`; empty
+            takes `<name>/image_raw`.
+        instruction: to begin with; empty waits for one.
+        use_sim_time: `true`, `false`, or `auto`: as the simulator runs.
+        respawn: start a node anew that died or hangs, where the arm can hold meanwhile.
+        policy: run the policy node; off when somebody else publishes chunks (the bridge's script).
         simulator, console, record, markers: which optional nodes run.
         output: folder for logs, bag and videos.
     """
@@ -90,11 +126,48 @@ class GraphOptions:
     max_steps: int = 0
     autostart: bool = True
     repeat: bool = False
+    robot: str = "simulator"
+    dry_run: bool = True
+    namespace: str = ""
+    cameras: str = ""
+    instruction: str = ""
+    use_sim_time: str = "auto"
+    respawn: bool = False
+    policy: bool = True
     simulator: bool = True
     console: bool = True
     record: bool = False
     markers: bool = False
     output: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        if self.robot not in ROBOTS:
+            raise ValueError(f"There is no robot '{self.robot}'. Choose one of: {', '.join(ROBOTS)}.")
+        if self.simulator and self.robot == "fr3":
+            raise ValueError("The simulated arm is a Panda. Choose robot panda, or leave the simulator out.")
+        if self.use_sim_time not in ("auto", "true", "false"):
+            raise ValueError(f"use_sim_time is '{self.use_sim_time}'; it must be auto, true or false.")
+        if self.namespace and not re.fullmatch(r"/?[A-Za-z]\w*(/[A-Za-z]\w*)*", self.namespace):
+            raise ValueError(
+                f"'{self.namespace}' is no namespace: letters, digits and _ only, a letter first."
+            )
+        self.camera_topics()
+
+    def camera_topics(self) -> dict[str, str]:
+        """The topic of each camera that `cameras` names.
+
+        Raises:
+            ValueError: it is no list of `name=topic`.
+        """
+        found = {}
+        for item in filter(None, self.cameras.replace(" ", "").split(",")):
+            name, equals, topic = item.partition("=")
+            if not (name and equals and topic):
+                raise ValueError(
+                    f"cameras has '{item}'; it takes a list such as agentview=/topic,wrist=/topic."
+                )
+            found[name] = topic
+        return found
 
 
 def selected(options: GraphOptions) -> list[NodeSpec]:
@@ -104,13 +177,18 @@ def selected(options: GraphOptions) -> list[NodeSpec]:
 
 def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
     """Parameters that the options decide, by node name; they win over the parameter files."""
-    lockstep = not options.realtime
-    return {
+    lockstep = options.simulator and not options.realtime
+    sim_time = options.simulator if options.use_sim_time == "auto" else options.use_sim_time == "true"
+    controller: dict[str, ParameterValue] = {"lockstep": lockstep}
+    if options.robot != "simulator":
+        controller["dry_run"] = options.dry_run and not options.simulator
+    decided: dict[str, dict[str, ParameterValue]] = {
         "libero_bridge_node": {
             "suite": options.suite,
             "task": options.task,
             "seed": options.seed,
             "lockstep": lockstep,
+            "follow": options.robot != "simulator",
             "max_steps": options.max_steps,
             "autostart": options.autostart,
             "repeat": options.repeat,
@@ -118,18 +196,32 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
         "policy_node": {
             "bundle": str(options.bundle),
             "backend": options.backend,
-            "use_sim_time": options.simulator,
+            "instruction": options.instruction,
         },
-        "controller_node": {"lockstep": lockstep, "use_sim_time": options.simulator},
-        "recorder_node": {"output": str(options.output), "use_sim_time": options.simulator},
-        "reasoning_markers_node": {"use_sim_time": options.simulator},
-        "reasoning_overlay_node": {"use_sim_time": options.simulator},
+        "controller_node": controller,
+        "recorder_node": {"output": str(options.output)},
     }
+    if options.simulator and options.robot != "simulator":  # simulated cameras have no noise, and no delay
+        decided["policy_node"] |= {"frozen_image_s": 0.0, "max_image_age_s": 0.0}
+    for node in selected(options):
+        if node.lifecycle and node.name != "libero_bridge_node":  # that one makes the time
+            decided.setdefault(node.name, {})["use_sim_time"] = sim_time
+    return decided
 
 
-def parameter_file(node: NodeSpec) -> Path | None:
-    """The node's parameter file, or None when it has no parameters."""
-    return resource(f"config/{node.name}.yaml") if node.name != "console_node" else None
+def parameter_files(node: NodeSpec, robot: str = "simulator") -> list[Path]:
+    """The node's parameter file, and the robot's behind it, which wins; none without parameters."""
+    if node.name == "console_node":
+        return []
+    robots = [] if robot == "simulator" else [resource(f"config/robots/{robot}.yaml")]
+    return [resource(f"config/{node.name}.yaml"), *robots]
+
+
+def remappings(node: NodeSpec, options: GraphOptions) -> list[tuple[str, str]]:
+    """Pairs (from, to) of topic names."""
+    if not node.sees:
+        return []
+    return [(f"{name}/image_raw", topic) for name, topic in options.camera_topics().items()]
 
 
 def default_bundle() -> Path:

@@ -22,6 +22,7 @@ class State(Enum):
     EXECUTING = "executing"
     COASTING = "slowing down: the next chunk is late"
     HOLDING = "holding: the newest chunk is used up"
+    SUSPENDED = "holding: a watchdog says why"
     STOPPED = "stopped: /clear_stop releases the arm"
 
 
@@ -31,6 +32,7 @@ class Command:
 
     Attributes:
         tick_ns: the tick this answers.
+        period_ns: time to which translation and rotation belong; 0 for a hold.
         decision_id, row: where it was taken from (0, 0 for a hold before any chunk).
         translation: [3] metres, base frame.
         rotation: [3] axis-angle in radians, base frame.
@@ -40,6 +42,7 @@ class Command:
     """
 
     tick_ns: int
+    period_ns: int
     decision_id: int
     row: int
     translation: NDArray[np.float64]
@@ -163,10 +166,12 @@ class Arbiter:
         self.clamped += not unchanged
         self.gripper_opening_m = given[2]
         raw = raw_action if unchanged else None
-        return Command(tick_ns, chunk.decision_id, row, *given, raw_action=raw, hold=False)
+        return Command(tick_ns, chunk.period_ns, chunk.decision_id, row, *given, raw_action=raw, hold=False)
 
     def hold(self, tick_ns: int) -> Command:
         """The command to stay, with the gripper as it was."""
         decision = self.chunk.decision_id if self.chunk is not None else 0
         zero = np.zeros(3)
-        return Command(tick_ns, decision, 0, zero, zero, self.gripper_opening_m, raw_action=None, hold=True)
+        return Command(
+            tick_ns, 0, decision, 0, zero, zero, self.gripper_opening_m, raw_action=None, hold=True
+        )

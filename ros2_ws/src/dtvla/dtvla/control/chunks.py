@@ -28,6 +28,7 @@ class Chunk:
         rotations: float64 [horizon, 3], axis-angle in radians per period, base frame.
         gripper_openings: float64 [horizon], metres between the fingers.
         raw_actions: float64 [horizon, 7] in the policy's own units.
+        hold: the policy plans nothing: the arm is to come to rest.
     """
 
     decision_id: int
@@ -38,6 +39,7 @@ class Chunk:
     rotations: NDArray[np.float64]
     gripper_openings: NDArray[np.float64]
     raw_actions: NDArray[np.float64]
+    hold: bool = False
 
     @property
     def horizon(self) -> int:

@@ -77,10 +77,13 @@ class Executor:
         self._plans = Plans(blend or Blend(), overlap=mode is Mode.ENSEMBLED)
         self._braking = braking
         self._tick_length_ns = tick_ns
+        self._suspended = False
         self._restart()
 
     @property
     def state(self) -> State:
+        if self._suspended and not self._arbiter.stopped:
+            return State.SUSPENDED
         if self.mode is Mode.OPEN_LOOP or self._arbiter.stopped:
             return self._arbiter.state
         if self._coast is not None:
@@ -89,6 +92,11 @@ class Executor:
             return State.WAITING
         held = self._answer is not None and self._answer.hold
         return State.HOLDING if held else State.EXECUTING
+
+    @property
+    def stopped(self) -> bool:
+        """Whether /stop is latched."""
+        return self._arbiter.stopped
 
     @property
     def chunk(self) -> Chunk | None:
@@ -110,17 +118,19 @@ class Executor:
             self.delay.observe(chunk.decision_id, now_ns - chunk.stamp_ns)
         return sentence
 
-    def step(self, tick_ns: int) -> Command | None:
+    def step(self, tick_ns: int, *, suspended: bool = False) -> Command | None:
         """The command for the tick at `tick_ns`, or None when a lockstep world has to wait.
 
-        The same tick asked again gets the same answer; a tick further back starts all anew.
+        The same tick asked again gets the same answer; a tick further back starts all anew. While it is
+        `suspended` (something is wrong, see `watchdogs`) every answer is a hold, and no row is used up.
         """
+        self._suspended = suspended
         if self.mode is Mode.OPEN_LOOP:
-            return self._arbiter.tick(tick_ns)
+            return self._arbiter.hold(tick_ns) if suspended else self._arbiter.tick(tick_ns)
         if self._tick_ns is not None and tick_ns < self._tick_ns:
             self._restart()
             self._arbiter.chunk = None
-        if self._arbiter.stopped:
+        if self._arbiter.stopped or suspended:
             self._velocity, self._coast = np.zeros(6), None
         elif self._answer is not None and tick_ns == self._tick_ns:
             return self._answer
@@ -169,12 +179,14 @@ class Executor:
                 "rows cannot be placed. Check that all nodes use one clock."
             )
         sentence = self._arbiter.offer(chunk, now_ns)
-        if sentence is None and not self._plans.knows(chunk):
+        if sentence is None and chunk.hold and not self._arbiter.lockstep:
+            self._plans.clear()  # the arm slows down at once, whatever older chunks still plan
+        elif sentence is None and not self._plans.knows(chunk):
             self._plans.add(chunk, start_ns, self._clock.now_ns)
         return sentence
 
     def _decide(self, tick_ns: int) -> Command | None:
-        if self._arbiter.stopped:
+        if self._arbiter.stopped or self._suspended:
             self._plans.pause()
             self._clock.spend(0)
             return self._arbiter.hold(tick_ns)

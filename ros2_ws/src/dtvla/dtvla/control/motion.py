@@ -172,6 +172,10 @@ class MotionLimiter:
         reached = Twist(self._linear.velocity.copy(), self._angular.velocity.copy())
         return Motion(self.pose, reached, translation, rotation, self.at_rest), tuple(events)
 
+    def towards(self, target: Pose, dt_s: float) -> Twist:
+        """The velocity that leads to `target` and comes to rest there; for a request of the next `dt_s`."""
+        return self._towards(target, dt_s)[0]
+
     def _wanted(self, request: Twist | Pose | None, dt_s: float) -> tuple[Twist, list[LimitEvent]]:
         """The twist asked for, and an event for each limit of size that it exceeds."""
         still = Twist(np.zeros(3), np.zeros(3))

@@ -1,73 +1,92 @@
-"""The controller node: one clamped command per tick, a hold when there is no reason to move.
+"""The controller node: one limited command per tick, a hold when there is no reason to move.
 
-It is a process of its own, imports neither the policy nor the simulator, and survives both.
+It is a process of its own, imports neither the policy nor the simulator, and survives both. A simulated
+world brings its own ticks and executes the policy's deltas; an arm is told target poses (`arm_output`).
 """
 
 from __future__ import annotations
 
 import math
+import time
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
-from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import (
+    QoSLivelinessChangedInfo,
+    QoSRequestedIncompatibleQoSInfo,
+    SubscriptionEventCallbacks,
+)
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from dtvla.control.blending import Blend, Seam
-from dtvla.control.coasting import Braking
-from dtvla.control.executor import Executor, Mode
-from dtvla.control.limits import Limits
-from dtvla.control.motion import MotionLimits
-from dtvla.control.robots import PANDA
+from dtvla.control.follower import Target
+from dtvla.control.watchdogs import RestWatch
 from dtvla.nodes import qos
+from dtvla.nodes.arm_output import ArmOutput
 from dtvla.nodes.base import GraphNode
-from dtvla.nodes.messages import chunk_from, delta_message, to_ns
+from dtvla.nodes.controller_setup import is_arm, make_executor, make_follower
+from dtvla.nodes.diagnostics import Level
+from dtvla.nodes.guards import Guards, monotonic_tick
+from dtvla.nodes.messages import chunk_from, delta_message, pose_from, target_delta_message, to_ns
 from dtvla.nodes.parameters import CONTROLLER, Refusal
 from dtvla.nodes.process import run
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
+WATCH_PERIOD_S = 0.1
+LONGEST_TICK_S = 0.1  # what a late tick counts as at most
+
 
 class ControllerNode(GraphNode):
-    """policy/action_chunk and ee_pose in, controller/ee_delta out; stop latches, clear_stop releases."""
+    """policy/action_chunk and the arm's state in, controller/ee_delta or target_pose out; stop latches."""
 
     schema = CONTROLLER
 
     def __init__(self) -> None:
         super().__init__("controller_node")
-        self._waiting_ns: int | None = None
 
     def configure(self) -> None:
         settings = self.settings
         self._frame = settings.text("base_frame")
-        limits = Limits(
-            settings.number("max_linear_velocity_m_s"),
-            settings.number("max_angular_velocity_rad_s"),
-            settings.number("min_gripper_opening_m"),
-            settings.number("max_gripper_opening_m"),
-        )
-        if limits.min_gripper_opening_m > limits.max_gripper_opening_m:
-            raise Refusal("Parameter 'min_gripper_opening_m' is larger than 'max_gripper_opening_m'.")
-        smooth = MotionLimits.of(PANDA)
-        self._executor = Executor(
-            Mode(settings.text("chunk_mode")),
-            limits,
-            lockstep=settings.flag("lockstep"),
-            max_age_s=settings.number("max_chunk_age_s"),
-            gripper_opening_m=limits.max_gripper_opening_m,
-            blend=Blend(seam=Seam(settings.text("chunk_seam"))),
-            braking=Braking(smooth.linear, smooth.angular),
-        )
+        self._lockstep = settings.flag("lockstep")
+        self._executor = make_executor(settings)
+        self._follower = make_follower(settings, self._executor) if is_arm(settings) else None
+        self._joint_names = self._follower.joint_names if self._follower is not None else ()
+        if self._follower is not None:
+            self.report.values(robot=settings.text("robot"), dry_run=settings.flag("dry_run"))
 
     def activate(self) -> None:
-        self._waiting_ns = None
+        self._waiting_ns: int | None = None
+        self._tick_ns: int | None = None
+        self._tick_s: float | None = None
+        self._rival_policies = ""
+        self._limited = 0
+        self._rest = RestWatch()
+        arm = self._follower is not None
+        self._watches = Guards(self.report, self.settings, arm=arm, joints=bool(self._joint_names))
         publisher = self.create_publisher(EndEffectorDelta, "controller/ee_delta", qos.COMMAND)
         self._commands = self.live(publisher, self.destroy_publisher)
-        matched = SubscriptionEventCallbacks(matched=self.guarded(self._on_policy_matched))
+        self._arm = ArmOutput(self, self._frame, dry_run=self.settings.flag("dry_run")) if arm else None
+        self._subscribe()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.live(
+            self.create_timer(WATCH_PERIOD_S, self.guarded(self._watch), clock=steady), self.destroy_timer
+        )
+        if arm and not self._lockstep:
+            period_s = 1.0 / self.settings.number("rate_hz")
+            self.live(self.create_timer(period_s, self.guarded(self._beat), clock=steady), self.destroy_timer)
+
+    def _subscribe(self) -> None:
+        events = SubscriptionEventCallbacks(
+            liveliness=self.guarded(self._on_policy_liveliness),
+            incompatible_qos=self.guarded(self._on_incompatible_policy),
+        )
         chunks = self.create_subscription(
             ActionChunk,
             "policy/action_chunk",
             self.guarded(self._on_chunk),
             qos.COMMAND,
-            event_callbacks=matched,
+            event_callbacks=events,
         )
         poses = self.create_subscription(PoseStamped, "ee_pose", self.guarded(self._on_pose), qos.SENSOR)
         joints = self.create_subscription(
@@ -75,15 +94,13 @@ class ControllerNode(GraphNode):
         )
         for subscription in (chunks, poses, joints):
             self.live(subscription, self.destroy_subscription)
-        self.live(self.create_service(Trigger, "stop", self.guarded(self._on_stop)), self.destroy_service)
-        self.live(
-            self.create_service(Trigger, "clear_stop", self.guarded(self._on_clear)), self.destroy_service
-        )
+        for name, callback in (("stop", self._on_stop), ("clear_stop", self._on_clear)):
+            self.live(self.create_service(Trigger, name, self.guarded(callback)), self.destroy_service)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
-            now_ns = self.get_clock().now().nanoseconds
-            sentence = self._executor.offer(chunk_from(message, self._frame), now_ns)
+            chunk = chunk_from(message, self._frame)
+            sentence = self._executor.offer(chunk, self.get_clock().now().nanoseconds)
         except Refusal as refusal:
             sentence = str(refusal)
         if sentence is not None:
@@ -92,23 +109,92 @@ class ControllerNode(GraphNode):
             )
             return
         self.report.solved("chunk")
+        self._watches.hear_chunk(chunk, time.monotonic())
         if self._waiting_ns is not None:
             self._answer(self._waiting_ns)
 
     def _on_pose(self, message: PoseStamped) -> None:
-        stamp_ns = to_ns(message.header.stamp) or self.get_clock().now().nanoseconds
-        self._answer(stamp_ns)
+        now_ns = self.get_clock().now().nanoseconds
+        stamp_ns = to_ns(message.header.stamp) or now_ns
+        try:
+            pose = pose_from(message, self._frame)
+            sentence = self._watches.pose_stamps.sentence(stamp_ns, now_ns)
+        except Refusal as refusal:
+            sentence = str(refusal)
+        if sentence is None:
+            self.report.solved("pose")
+            self._watches.pose.hear(time.monotonic())
+            self._rest.see(stamp_ns, pose)
+            if self._follower is not None:
+                self._follower.measure(pose)
+        else:
+            self.report.problem("pose", sentence, Level.WARNING)
+        if self._follower is None or self._lockstep:
+            self._answer(stamp_ns)
 
     def _on_joints(self, message: JointState) -> None:
-        fingers = [p for name, p in zip(message.name, message.position, strict=False) if "finger" in name]
+        positions = dict(zip(message.name, message.position, strict=False))
+        fingers = [position for name, position in positions.items() if "finger" in name]
         if len(fingers) == 2 and math.isfinite(sum(fingers)):
             self._executor.measure_gripper(sum(fingers))
+        if self._follower is None or not all(name in positions for name in self._joint_names):
+            return
+        values = np.array([positions[name] for name in self._joint_names])
+        if np.isfinite(values).all():
+            self._follower.measure_joints(values)
+            self._watches.joints.hear(time.monotonic())
+
+    def _beat(self) -> None:
+        """Real time with an arm: one tick, whatever has come."""
+        self._tick_ns = monotonic_tick(self.get_clock().now().nanoseconds, self._tick_ns)
+        self._answer(self._tick_ns)
 
     def _answer(self, tick_ns: int) -> None:
-        command = self._executor.step(tick_ns)
+        suspended = self._watches.suspended(time.monotonic())
+        if self._follower is not None:
+            self._answer_arm(tick_ns, suspended)
+            return
+        command = self._executor.step(tick_ns, suspended=suspended)
         self._waiting_ns = tick_ns if command is None else None
         if command is not None:
             self._commands.publish(delta_message(command, self._frame))
+        self._show()
+
+    def _answer_arm(self, tick_ns: int, suspended: bool) -> None:
+        assert self._follower is not None
+        assert self._arm is not None
+        now_s = tick_ns / 1e9 if self._lockstep else time.monotonic()
+        late_s = LONGEST_TICK_S if self._tick_s is None else now_s - self._tick_s
+        usual_s = 1.0 / self.settings.number("rate_hz")
+        # In lockstep the world says how long a tick lasts; it is asked about the same one again.
+        dt_s = late_s if 0 < late_s < LONGEST_TICK_S else (LONGEST_TICK_S / 2 if self._lockstep else usual_s)
+        target = self._follower.step(tick_ns, dt_s, suspended=suspended)
+        self._waiting_ns = tick_ns if target is None and self._lockstep else None
+        if target is not None:
+            self._tick_s = now_s
+            self._arm.publish(target)
+            self._commands.publish(target_delta_message(target, self._frame))
+            self._tell(target)
+        self._show()
+
+    def _tell(self, target: Target) -> None:
+        """The limits that were touched last, in words and with their figures, and for how many ticks in all."""
+        if target.events:
+            self._limited += 1
+            words = "; ".join(str(event) for event in target.events)
+            self.report.values(last_limits=words, limited_ticks=self._limited)
+        assert self._follower is not None
+        strayed = self._follower.strayed
+        if strayed is None:
+            self.report.solved("following")
+        else:
+            self.report.problem(
+                "following",
+                f"The arm is {1000 * strayed[0]:.0f} mm and {strayed[1]:.2f} rad from its target: something "
+                "holds it back, or its controller does not run. The target goes back to the arm and waits.",
+            )
+
+    def _show(self) -> None:
         executor = self._executor
         self.report.values(
             state=executor.state.value,
@@ -117,11 +203,34 @@ class ControllerNode(GraphNode):
             late_chunks=executor.late_chunks,
         )
 
-    def _on_policy_matched(self, info: QoSSubscriptionMatchedInfo) -> None:
+    def _watch(self) -> None:
+        """Looks after clocks and rivals, ten times a second."""
+        if self._watches.clock_jumped(self.get_clock().now().nanoseconds, time.monotonic()):
+            self._executor.drop_plans()
+        rival_arms = self._arm.rivals() if self._arm is not None else ""
+        self._watches.rivals(" ".join(filter(None, (self._rival_policies, rival_arms))))
+        if self._follower is not None:
+            self._watches.suspended(time.monotonic())
+
+    def _on_policy_liveliness(self, info: QoSLivelinessChangedInfo) -> None:
         """A policy that is gone leaves nothing behind; its successor counts its decisions from 1."""
-        if info.current_count == 0:
+        topic = self.resolve_topic_name("policy/action_chunk")
+        self._rival_policies = ""
+        if info.alive_count == 0:
             self._executor.forget_policy()
-            self.report.values(state=self._executor.state.value)
+            self._watches.forget_policy()
+        elif info.alive_count > 1:
+            self._rival_policies = (
+                f"{info.alive_count} policies publish {topic}, and their chunks would mix. End all but one."
+            )
+        self._show()
+
+    def _on_incompatible_policy(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
+        self.report.problem(
+            "policy qos",
+            f"A publisher of {self.resolve_topic_name('policy/action_chunk')} is not heard: it must be reliable "
+            f"and offer a liveliness lease of at most {qos.LEASE_S:g} s, so that its death is noticed.",
+        )
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._executor.stop()
@@ -132,10 +241,26 @@ class ControllerNode(GraphNode):
         return response
 
     def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._executor.clear_stop()
-        self.report.solved("stop")
-        response.success, response.message = True, "Released: the arm follows the policy again."
+        response.message = self._unrest()
+        response.success = not response.message
+        if response.success:
+            self._executor.clear_stop()
+            self.report.solved("stop")
+            response.message = "Released: the arm follows the policy again."
         return response
+
+    def _unrest(self) -> str:
+        """Why the stop cannot be cleared; empty when the arm is at rest."""
+        silent = self._watches.pose.sentence(time.monotonic())
+        if self._follower is not None and not self._lockstep and silent is not None:
+            return f"Whether the arm is at rest is not known: {silent}"
+        if self._rest.moved is None or self._rest.at_rest:
+            return ""
+        moved_m, turned_rad = self._rest.moved
+        return (
+            f"The arm still moves ({1000 * moved_m:.0f} mm and {turned_rad:.2f} rad within the last "
+            f"{self._rest.window_s:g} s). Call /clear_stop again when it is at rest."
+        )
 
 
 def main() -> int:

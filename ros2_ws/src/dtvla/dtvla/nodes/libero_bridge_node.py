@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,13 @@ from dtvla.control.chunks import NS_PER_S
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode, describe
 from dtvla.nodes.diagnostics import Level
+from dtvla.nodes.guests import Examiner, Guest, ScriptedPolicy
 from dtvla.nodes.messages import image_message, to_ns, to_time
 from dtvla.nodes.parameters import LIBERO_BRIDGE
 from dtvla.nodes.process import run
+from dtvla.nodes.simulated_arm import SimulatedArm
 from dtvla.nodes.world import World
+from dtvla.sim.deciders import script
 from dtvla.sim.env import CAMERAS, CONTROL_PERIOD_S, IDLE_ACTION, JOINT_NAMES, raw_action
 from dtvla_msgs.msg import EndEffectorDelta, TaskState
 from dtvla_msgs.srv import ResetScene
@@ -50,6 +54,7 @@ class LiberoBridgeNode(GraphNode):
         self._sent_s = 0.0
         self._waited_s = 0.0
         self._gripper_raw = IDLE_ACTION[6]
+        self._guests: list[Guest] = []
 
     @property
     def _world(self) -> World:
@@ -60,11 +65,14 @@ class LiberoBridgeNode(GraphNode):
         settings = self.settings
         self._lockstep = settings.flag("lockstep")
         self._frame = settings.text("base_frame")
+        self._always_render = settings.flag("render_unseen")
         world = World(
             image_size=settings.integer("image_size_px"),
             fast=settings.flag("fast_rendering"),
             max_steps=settings.integer("max_steps"),
         )
+        name = settings.text("script")
+        self._script = script(name) if name else None
         self._loaded = world
         world.load(settings.text("suite"), settings.integer("task"))
 
@@ -82,8 +90,12 @@ class LiberoBridgeNode(GraphNode):
             EndEffectorDelta, "controller/ee_delta", self.guarded(self._on_command), qos.COMMAND
         )
         self.live(command, self.destroy_subscription)
+        self._arm: SimulatedArm | None = None
+        if self.settings.flag("follow"):
+            self._arm = SimulatedArm(self, self._frame, self._on_target)
         service = self.create_service(ResetScene, "reset_scene", self.guarded(self._on_reset))
         self.live(service, self.destroy_service)
+        self._invite_guests()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         beat = self._watch if self._lockstep else self._beat
         period = min(0.2, self.settings.number("resend_after_s")) if self._lockstep else CONTROL_PERIOD_S
@@ -97,9 +109,27 @@ class LiberoBridgeNode(GraphNode):
         self._world.close()
         self._loaded = None
 
+    def _invite_guests(self) -> None:
+        on_failed = partial(self.report.problem, "script")
+        if self.settings.flag("examine"):
+            examiner = Examiner(self, self._world, self._frame, exact=self._lockstep)
+            self._take_in(examiner)
+            on_failed = examiner.fail
+        if self._script is not None:
+            self._take_in(ScriptedPolicy(self, self._world, self._frame, self._script, on_failed))
+
+    def _take_in(self, guest: Guest) -> None:
+        self.executor.add_node(guest)
+        self._guests.append(self.live(guest, self._see_off))
+
+    def _see_off(self, guest: Guest) -> None:
+        self._guests.remove(guest)
+        self.executor.remove_node(guest)
+        guest.destroy_node()
+
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
-            self._start_episode(request.suite or self.settings.text("suite"), request.task, request.seed)
+            self._start_episode(request.suite or self._present_suite, request.task, request.seed)
         except Exception as error:
             response.success, response.message = False, f"The scene was not reset: {describe(error)}"
             self.report.problem("reset", response.message)
@@ -110,15 +140,28 @@ class LiberoBridgeNode(GraphNode):
         response.message = f"Episode {response.episode}: task {self._world.info.name}, seed {request.seed}."
         return response
 
+    @property
+    def _present_suite(self) -> str:
+        return self._world.info.suite if self._world.loaded else self.settings.text("suite")
+
     def _start_episode(self, suite: str, task: int, seed: int) -> None:
-        self._world.load(suite, task)
-        self._world.reset(seed)
+        world = self._world
+        world.load(suite, task)
+        world.reset(seed)
+        try:
+            for guest in self._guests:
+                guest.begin()
+        except ValueError:
+            world.abandon()
+            raise
         self.report.solved("reset")
+        if self._arm is not None:
+            self._arm.begin()
         self._gripper_raw = IDLE_ACTION[6]
         self._waited_s = 0.0
         # The instruction must be with the policy before the first images of the episode are, or it
         # would look at the new scene with the old task in mind.
-        self._instruction.publish(String(data=self._world.info.language))
+        self._instruction.publish(String(data=world.info.language))
         self._instruction.wait_for_all_acked(Duration(seconds=ACK_TIMEOUT_S))
         self._tick_ns += NS_PER_S
         self._publish_tick()
@@ -127,14 +170,23 @@ class LiberoBridgeNode(GraphNode):
         if self._world.done or to_ns(message.header.stamp) != self._tick_ns:
             return  # an answer to a tick that was published twice, or to a past episode
         self._answer = message
+        if self._arm is not None and not self._arm.told(self._tick_ns):
+            return  # its target pose is still on the way
         if self._lockstep:
             self._waited_s += time.monotonic() - self._sent_s
             self.report.solved("command")
             self._advance(message)
 
+    def _on_target(self) -> None:
+        if self._answer is not None:
+            self._on_command(self._answer)
+
     def _advance(self, command: EndEffectorDelta | None) -> None:
         """One control period: executes the command (None: hold) and publishes the next tick."""
-        self._world.step(self._action(command))
+        decision = None if command is None or command.hold else command.decision_id
+        self._world.step(self._action(command), decision)
+        for guest in self._guests:
+            guest.executed(command)
         self._tick_ns += PERIOD_NS
         self._publish_tick()
         if self._world.done:
@@ -144,7 +196,10 @@ class LiberoBridgeNode(GraphNode):
                 self._start_episode(info.suite, info.index, self._world.seed + 1)
 
     def _action(self, command: EndEffectorDelta | None) -> Sequence[float] | NDArray[np.float64]:
-        if command is None:
+        following = self._arm.action(self._world.seen) if self._arm is not None else None
+        if following is not None:
+            return following
+        if command is None or self._arm is not None:
             return [*IDLE_ACTION[:6], self._gripper_raw]
         action: Sequence[float] | NDArray[np.float64]
         if len(command.raw_action):
@@ -168,8 +223,10 @@ class LiberoBridgeNode(GraphNode):
         joints.velocity = [*obs.joint_velocities.tolist(), 0.0, 0.0]
         self._joints.publish(joints)
         self._pose.publish(self._pose_message(obs.ee_position.tolist(), obs.ee_quaternion.tolist()))
-        for name, picture in obs.images.items():
-            self._images[name].publish(image_message(picture, stamp, f"{name}_optical_frame"))
+        # Rendering is most of a step's cost, and changes nothing in the world: only when somebody looks.
+        if self._always_render or any(image.get_subscription_count() for image in self._images.values()):
+            for name, picture in world.pictures().items():
+                self._images[name].publish(image_message(picture, stamp, f"{name}_optical_frame"))
         self.report.values(
             episode=world.episode,
             step=obs.step,
@@ -178,6 +235,8 @@ class LiberoBridgeNode(GraphNode):
             mode="lockstep" if self._lockstep else "real time",
         )
         self._sent_s = time.monotonic()
+        for guest in self._guests:
+            guest.tick(self._tick_ns)
 
     def _pose_message(self, position: list[float], quaternion: list[float]) -> PoseStamped:
         message = PoseStamped()

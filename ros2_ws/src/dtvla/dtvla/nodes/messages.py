@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import array
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Vector3
+from geometry_msgs.msg import PoseStamped, Vector3
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
+from transforms3d.quaternions import mat2quat, quat2mat
 
 from dtvla.control.arbiter import Command
 from dtvla.control.chunks import NS_PER_S, Chunk
+from dtvla.control.follower import Target
+from dtvla.control.gripper import GripperRequest
 from dtvla.control.limits import check_layout
+from dtvla.control.motion import Pose
 from dtvla.nodes.parameters import Refusal
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
-if TYPE_CHECKING:  # the controller must not carry the policy's libraries
-    from dtvla.policy.spec import PolicySpec
-
 ENCODING = "rgb8"
 MAX_IMAGE_SIDE_PX = 4096
+QUATERNION_TOLERANCE = 0.01
 
 
 def to_ns(stamp: Time) -> int:
@@ -76,8 +78,20 @@ def picture_from(message: Image, camera: str) -> NDArray[np.uint8]:
     return rows[:, : 3 * width].reshape(height, width, 3)
 
 
+class Units(Protocol):
+    """What turns raw actions into a chunk: a policy's spec, or the benchmark's own figures."""
+
+    @property
+    def control_period_s(self) -> float: ...
+
+    @property
+    def execute_steps(self) -> int: ...
+
+    def metric(self, raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]: ...
+
+
 def chunk_message(
-    spec: PolicySpec, raw: NDArray[np.float64], *, decision_id: int, stamp_ns: int, base_frame: str
+    spec: Units, raw: NDArray[np.float64], *, decision_id: int, stamp_ns: int, base_frame: str
 ) -> ActionChunk:
     """Raw actions [h, 7] as a chunk, without its words and its duration."""
     translations, rotations, openings = spec.metric(raw)
@@ -149,6 +163,57 @@ def delta_message(command: Command, base_frame: str) -> EndEffectorDelta:
     if command.raw_action is not None:
         message.raw_action = _doubles(command.raw_action)
     return message
+
+
+def target_delta_message(target: Target, base_frame: str) -> EndEffectorDelta:
+    """What an arm's target does within one tick, in the same form as a command to a simulated world."""
+    message = delta_message(target.command, base_frame)
+    message.translation, message.rotation = _vector(target.translation_m), _vector(target.rotation_rad)
+    message.gripper_opening = target.gripper.opening_m
+    message.raw_action = []
+    return message
+
+
+def gripper_message(request: GripperRequest, stamp_ns: int) -> JointState:
+    """What the gripper is to do: its opening (m), speed (m/s) and force (N), as one joint."""
+    message = JointState(name=["gripper"], position=[request.opening_m])
+    message.velocity, message.effort = [request.speed_m_s], [request.force_n]
+    message.header.stamp = to_time(stamp_ns)
+    return message
+
+
+def pose_message(pose: Pose, stamp_ns: int, frame: str) -> PoseStamped:
+    """A pose of the end effector as a message."""
+    message = PoseStamped()
+    message.header.stamp = to_time(stamp_ns)
+    message.header.frame_id = frame
+    place, turn = message.pose.position, message.pose.orientation
+    place.x, place.y, place.z = (float(value) for value in pose.position_m)
+    turn.w, turn.x, turn.y, turn.z = (float(value) for value in mat2quat(pose.rotation))
+    return message
+
+
+def pose_from(message: PoseStamped, base_frame: str) -> Pose:
+    """The pose in a message.
+
+    Raises:
+        Refusal: another frame, a value that is not finite, or no unit quaternion.
+    """
+    place, turn = message.pose.position, message.pose.orientation
+    position = np.array([place.x, place.y, place.z])
+    quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
+    if message.header.frame_id != base_frame:
+        raise Refusal(
+            f"The pose of the end effector is in frame '{message.header.frame_id}'; '{base_frame}' is "
+            "needed. Set base_frame, or transform the pose."
+        )
+    length = float(np.linalg.norm(quaternion))
+    if not np.isfinite(position).all() or not abs(length - 1.0) < QUATERNION_TOLERANCE:
+        raise Refusal(
+            f"The pose of the end effector is position {position.tolist()}, quaternion {quaternion.tolist()} "
+            "(w, x, y, z); finite numbers and a quaternion of length 1 are needed. Check the robot's driver."
+        )
+    return Pose(position, np.asarray(quat2mat(quaternion)))
 
 
 def _vector(values: NDArray[np.float64]) -> Vector3:

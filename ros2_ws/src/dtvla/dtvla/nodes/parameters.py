@@ -127,13 +127,23 @@ LIBERO_BRIDGE = (
     Parameter("repeat", False, "Start the next episode (seed + 1) when one is over."),
     Parameter("image_size_px", 128, "Side of the square camera images.", "px", 32, 1024),
     Parameter("fast_rendering", True, "Render without shadows, multi-sampling and reflections."),
+    Parameter("render_unseen", False, "Render images that nobody subscribes to."),
     Parameter("lockstep", True, "The world waits for each command; false lets it run at 20 Hz."),
+    Parameter(
+        "follow", False, "Follow target_pose, as a real arm does, instead of the policy's own actions."
+    ),
     Parameter(
         "max_steps", 0, "Control periods per episode; 0 takes the task's own limit.", low=0, high=100000
     ),
     Parameter(
         "resend_after_s", 1.0, "Publish a tick again when no command came for so long.", "s", 0.05, 60.0
     ),
+    Parameter(
+        "script",
+        "",
+        "Decides in the policy's place, knowing the state: expert, random or replay:FILE; empty: nothing does.",
+    ),
+    Parameter("examine", False, "Publish how each episode went on episode_result, as JSON."),
     BASE_FRAME,
 )
 
@@ -184,6 +194,9 @@ POLICY = (
     ),
     Parameter("image_timeout_s", 2.0, "A camera silent for so long is reported.", "s", 0.1, 60.0),
     Parameter(
+        "max_image_age_s", 0.0, "Older images are refused (on a robot: 0.5); 0: any age.", "s", 0.0, 60.0
+    ),
+    Parameter(
         "frozen_image_s",
         0.0,
         "A camera that repeats one picture for so long is frozen (real cameras have noise: use 1); 0: never.",
@@ -196,6 +209,13 @@ POLICY = (
 
 CONTROLLER = (
     Parameter(
+        "robot",
+        "simulator",
+        "simulator: the policy's deltas as they are; an arm: target poses within its limits.",
+        choices=("simulator", "panda", "fr3"),
+    ),
+    Parameter("dry_run", True, "With an arm: show what it would be told, and tell it nothing."),
+    Parameter(
         "chunk_mode",
         "open_loop",
         "How chunks are executed: at their own stamps (the benchmark's way), each from where the arm is, or "
@@ -204,11 +224,42 @@ CONTROLLER = (
     ),
     Parameter("chunk_seam", "cut", "Passage to the next chunk, but in open_loop.", choices=("cut", "spline")),
     Parameter("lockstep", True, "Leave a tick unanswered until its chunk comes; false holds instead."),
-    Parameter("max_chunk_age_s", 1.0, "In real time, older chunks are refused.", "s", 0.01, 60.0),
+    Parameter("rate_hz", 100.0, "Target poses per second, in real time.", "Hz", 10.0, 1000.0),
+    Parameter(
+        "anchor",
+        "last_target",
+        "What a delta is added to: the target before, or the measured pose (scales of 1 suit that).",
+        choices=("last_target", "measured"),
+    ),
+    Parameter("translation_scale", 0.25, "From the policy's metres to the arm's.", "", 0.001, 1.0),
+    Parameter("rotation_scale", 0.25, "From the policy's radians to the arm's.", "", 0.001, 1.0),
+    Parameter(
+        "on_limit", "clamp", "A request beyond a limit is cut, or not followed.", choices=("clamp", "refuse")
+    ),
     Parameter("max_linear_velocity_m_s", 1.8, "Longer translations are shortened.", "m/s", 0.001, 3.0),
     Parameter("max_angular_velocity_rad_s", 18.0, "Larger rotations are reduced.", "rad/s", 0.001, 20.0),
+    Parameter(
+        "limit_share", 0.5, "Share of the arm's own acceleration and jerk that is used.", "", 0.01, 1.0
+    ),
+    Parameter("joint_limits", True, "With an arm: keep joint positions and velocities (needs Pinocchio)."),
+    Parameter("robot_model", "", "URDF or xacro for that; empty takes the one that ships with the package."),
+    Parameter("tip_link", "", "Its link that ee_pose tells of; empty takes the point between the fingers."),
+    *WORKSPACE,
     Parameter("min_gripper_opening_m", 0.0, "Smallest commanded opening.", "m", 0.0, 0.2),
     Parameter("max_gripper_opening_m", 0.08, "Largest commanded opening.", "m", 0.0, 0.2),
+    Parameter("gripper_speed_m_s", 0.1, "Speed of the gripper.", "m/s", 0.001, 0.2),
+    Parameter("gripper_force_n", 20.0, "Force with which it may press.", "N", 0.1, 70.0),
+    Parameter("max_chunk_age_s", 1.0, "In real time, older chunks are refused.", "s", 0.01, 60.0),
+    Parameter(
+        "policy_timeout_s", 2.0, "In real time, a policy silent for so long is reported.", "s", 0.1, 60.0
+    ),
+    Parameter(
+        "robot_timeout_s", 0.2, "With an arm: without its state for so long it holds.", "s", 0.02, 10.0
+    ),
+    Parameter("max_state_age_s", 0.5, "With an arm: an older pose is not used; 0: any age.", "s", 0.0, 10.0),
+    Parameter("clock_jump_s", 0.5, "A clock that jumps by more drops what is planned.", "s", 0.05, 60.0),
+    Parameter("max_following_error_m", 0.1, "An arm farther from its target holds.", "m", 0.005, 1.0),
+    Parameter("max_following_error_rad", 0.5, "The same for its turn.", "rad", 0.01, 3.0),
     BASE_FRAME,
 )
 

@@ -16,6 +16,7 @@ from std_msgs.msg import String
 
 from dtvla.control.cadence import Cadence
 from dtvla.control.chunks import NS_PER_S
+from dtvla.control.watchdogs import StampWatch
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.diagnostics import Level
@@ -71,6 +72,8 @@ class Seat:
             "max_instructions_per_s",
         )
         self._cameras = [camera.name for camera in table.spec.cameras]
+        age_s = node.settings.number("max_image_age_s")
+        self._stamps = {name: StampWatch(f"camera '{name}'", age_s) for name in self._cameras}
         self._eyes = Eyes(
             self._cameras,
             node.settings.number("pair_tolerance_s"),
@@ -118,7 +121,7 @@ class Seat:
         with self._lock:
             self._table.worker.discard(self.robot)
             self._words = words
-            self._chunk = None
+            self._hold()  # what was planned for the old words has no say any more
         self._cadence.last_ns = None
         self._look = None
         self.solved("instruction")
@@ -129,9 +132,7 @@ class Seat:
         with self._lock:
             self._table.worker.discard(self.robot)
             self._words = None
-            if self._chunk is not None and self._node.context.ok():
-                self._chunks.publish(self._stay(self._chunk))
-            self._chunk = None
+            self._hold()
 
     def publish(self, job: Job, decision: Decision, thought_ns: int, discarded: Discarded) -> None:
         """Publishes a decision, unless it is not wanted any more. Called in the worker's thread."""
@@ -207,6 +208,12 @@ class Seat:
         subscription = node.create_subscription(kind, self._topic(name), node.guarded(callback), quality)
         node.live(subscription, node.destroy_subscription)
 
+    def _hold(self) -> None:
+        """Tells the arm to stay, if it follows a chunk of ours. The lock must be held."""
+        if self._chunk is not None and self._node.context.ok():
+            self._chunks.publish(self._stay(self._chunk))
+        self._chunk = None
+
     def _stay(self, last: ActionChunk) -> ActionChunk:
         """A chunk of one row that moves nothing and leaves the gripper as `last` had it."""
         stamp_ns = self._look.stamp_ns if self._look is not None else to_ns(last.header.stamp)
@@ -229,14 +236,19 @@ class Seat:
         self._goals.on_task_state(message)
 
     def _on_image(self, camera: str, message: Image) -> None:
+        now_ns = self._node.get_clock().now().nanoseconds
+        stamp_ns = to_ns(message.header.stamp) or now_ns
         try:
             picture = picture_from(message, camera)
         except Refusal as refusal:
             self._eyes.drop(camera)
             self.problem(f"image {camera}", f"{refusal} The arm holds.")
             return
+        stale = self._stamps[camera].sentence(stamp_ns, now_ns)
+        if stale is not None:
+            self.problem(f"image {camera}", f"{stale} The picture is not used.", Level.WARNING)
+            return
         self.solved(f"image {camera}")
-        stamp_ns = to_ns(message.header.stamp) or self._node.get_clock().now().nanoseconds
         look = self._eyes.see(camera, stamp_ns, picture, time.monotonic())
         if look is not None and self._words is not None:
             self._consider(look)

@@ -35,27 +35,30 @@ class Supervisor:
     Args:
         domain: ROS domain of the graph.
         check: called while waiting; raises when there is no point in waiting on (a child died, Ctrl-C).
+        namespace: of the graph's nodes and topics.
     """
 
-    def __init__(self, domain: int, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, domain: int, check: Callable[[], None] = lambda: None, namespace: str = "") -> None:
         self._check = check
         self._context = Context()
         rclpy.init(
-            args=["--ros-args", "--enclave", enclave(OPERATOR)],
+            args=["--ros-args", "--enclave", enclave(OPERATOR, namespace)],
             context=self._context,
             domain_id=domain,
             signal_handler_options=SignalHandlerOptions.NO,
         )
-        self.node = rclpy.create_node("dtvla_launcher", context=self._context)
+        self.node = rclpy.create_node("dtvla_launcher", context=self._context, namespace=namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._prefix = self.node.get_namespace().strip("/")
         self.reports: dict[str, DiagnosticStatus] = {}
+        self.heard_s: dict[str, float] = {}  # when each node reported last, monotonic
         self.state: TaskState | None = None
         self.latencies_s: list[float] = []
         self._counted_id = 0
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
-        self.node.create_subscription(TaskState, "/task_state", self._on_state, qos.LATCHED)
-        self.node.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.COMMAND)
+        self.node.create_subscription(TaskState, "task_state", self._on_state, qos.LATCHED)
+        self.node.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, qos.COMMAND)
 
     def close(self) -> None:
         """Leaves the graph."""
@@ -113,6 +116,17 @@ class Supervisor:
             progress(f"activating {name}")
             self._transition([name], Transition.TRANSITION_ACTIVATE)
 
+    def await_successor(self, name: str) -> None:
+        """Waits for the first report of a node that was started anew; discovery still knows the dead one.
+
+        Raises:
+            BringUpError: it does not come.
+        """
+        self.reports.pop(name, None)
+        self.heard_s.pop(name, None)
+        if not self.wait(lambda: name in self.reports, START_TIMEOUT_S):
+            raise BringUpError(f"{name} was started anew and did not report within {START_TIMEOUT_S:g} s.")
+
     def reset_scene(self, suite: str, task: int, seed: int) -> ResetScene.Response:
         """Starts an episode.
 
@@ -120,17 +134,17 @@ class Supervisor:
             BringUpError: the bridge refused; the message is its sentence.
         """
         request = ResetScene.Request(suite=suite, task=task, seed=seed)
-        response = self.call(ResetScene, "/reset_scene", request, TRANSITION_TIMEOUT_S)
+        response = self.call(ResetScene, "reset_scene", request, TRANSITION_TIMEOUT_S)
         if not response.success:
             raise BringUpError(response.message)
         return response
 
     def _transition(self, nodes: Sequence[str], transition: int) -> None:
         request = ChangeState.Request(transition=Transition(id=transition))
-        requests = {f"/{name}/change_state": request for name in nodes}
+        requests = {f"{name}/change_state": request for name in nodes}
         for service, response in self.call_all(ChangeState, requests, TRANSITION_TIMEOUT_S).items():
             if not response.success:
-                raise BringUpError(self._last_words(service.split("/")[1]))
+                raise BringUpError(self._last_words(service.split("/")[0]))
 
     def _last_words(self, name: str) -> str:
         """The sentence with which a node refused, from its diagnostics."""
@@ -142,7 +156,9 @@ class Supervisor:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            self.reports[status.name] = status
+            name = status.name.removeprefix(f"{self._prefix}/") if self._prefix else status.name
+            self.reports[name] = status
+            self.heard_s[name] = time.monotonic()
 
     def _on_state(self, message: TaskState) -> None:
         self.state = message
