@@ -15,6 +15,7 @@ from rclpy.clock import Clock, ClockType
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
+from dtvla.control.limits import Limits, check_chunk
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.controller_setup import workspace
@@ -85,8 +86,11 @@ class ReasoningMarkersNode(GraphNode):
         self.report.solved("start")
         try:
             chunk = chunk_from(message, self._frame)
+            sentence = check_chunk(chunk, Limits())
         except Refusal as refusal:
-            self.report.problem("chunk", f"Chunk {message.decision_id} is not drawn: {refusal}")
+            sentence = str(refusal)
+        if sentence is not None:
+            self.report.problem("chunk", f"Chunk {message.decision_id} is not drawn: {sentence}")
             return
         self.report.solved("chunk")
         self._plans.add(chunk, start)

@@ -25,11 +25,12 @@ class Line:
         return all(self.kept)
 
 
-def kept_words(before: str, now: str) -> list[bool]:
-    """For each word of `now`, whether it stands in `before` as well, in the same order."""
-    words = now.split()
+def kept_words(before: str, now: str, most: int | None = None) -> list[bool]:
+    """For each of the first `most` words of `now`, whether `before` has it as well, in the same order."""
+    words = now.split()[:most]
     kept = [False] * len(words)
-    for block in SequenceMatcher(None, before.split(), words, autojunk=False).get_matching_blocks():
+    matcher = SequenceMatcher(None, before.split()[:most], words, autojunk=False)
+    for block in matcher.get_matching_blocks():
         kept[block.b : block.b + block.size] = [True] * block.size
     return kept
 
@@ -43,18 +44,22 @@ def lines(text: str, columns: int, most: int, before: str = "") -> list[Line]:
         most: at least 1.
         before: the thought before, from which words are kept.
     """
+    letters = columns * most + 1  # more than fit; what comes behind so many letters or words is not seen
+    words = [
+        (word, index == 0) for paragraph in text.splitlines() for index, word in enumerate(paragraph.split())
+    ]
     found: list[list[tuple[str, bool]]] = []
-    kept = iter(kept_words(before, text))
-    for paragraph in text.splitlines():
-        used = columns
-        for word in paragraph.split():
-            stood = next(kept)
-            for piece in textwrap.wrap(word, columns, break_on_hyphens=False):
-                if used + 1 + len(piece) > columns:
-                    found.append([])
-                    used = -1
-                found[-1].append((piece, stood))
-                used += 1 + len(piece)
+    used = columns
+    for (word, begins), kept in zip(words, kept_words(before, text, letters), strict=False):
+        used = columns if begins else used
+        for piece in textwrap.wrap(word[:letters], columns, break_on_hyphens=False):
+            if used + 1 + len(piece) > columns:
+                found.append([])
+                used = -1
+            found[-1].append((piece, kept))
+            used += 1 + len(piece)
+        if len(found) > most:
+            break
     if len(found) > most:
         del found[most:]
         found[-1] = _with_ellipsis(found[-1], columns)
