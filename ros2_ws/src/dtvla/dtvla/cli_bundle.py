@@ -22,6 +22,7 @@ def check(path: Positional[Path], trust: Path | None = None) -> int:
         path: Folder of the bundle.
         trust: Public key that must have signed it (the file *.pub that keygen wrote).
     """
+    from dtvla.policy.errors import plain
     from dtvla.policy.runner import Policy
 
     bundle = Policy.load(path, trusted_key=trust or "").bundle
@@ -38,11 +39,7 @@ def check(path: Positional[Path], trust: Path | None = None) -> int:
     )
     console.print(f"  thoughts     at most {spec.thought_cap} tokens")
     for name, value in spec.provenance.items():
-        words = f"{name}: {value}"
-        words = (
-            words if words.isprintable() else ascii(words)
-        )  # a file from outside must not write to a terminal
-        console.print(f"  {words}", highlight=False, markup=False)
+        console.print(f"  {plain(name)}: {plain(value)}", highlight=False, markup=False)
     return OK
 
 

@@ -15,3 +15,8 @@ class DecisionStopped(Exception):
 
 class PolicyFault(RuntimeError):
     """The model's own output is unusable (NaN or infinity)."""
+
+
+def plain(words: object) -> str:
+    """Words from outside as one line to print: what a terminal would act on is shown as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(words))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from dtvla.policy.errors import PolicyInputError
+from dtvla.policy.errors import PolicyInputError, plain
 from dtvla.policy.layout import TokenLayout
 
 THINKING_PREFIX = (
@@ -77,7 +77,7 @@ def load_tokenizer(path: Path, layout: TokenLayout) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{path} is not a tokenizer file: {error}") from None
+        raise ValueError(f"{path} is not a tokenizer file ({plain(error)}). Copy the bundle again.") from None
     try:
         check_tokenizer(tokenizer, layout)
     except ValueError as error:

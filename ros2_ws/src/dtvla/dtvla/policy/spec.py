@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.policy.codec import ActionCodec, Normaliser
-from dtvla.policy.errors import BundleError
+from dtvla.policy.errors import BundleError, plain
 from dtvla.policy.images import ROTATIONS, Camera, ImageSpec
 from dtvla.policy.layout import TokenLayout
 from dtvla.policy.prompt import THINKING_PREFIX
@@ -171,8 +171,7 @@ class Fields:
 
     def name(self, key: str) -> str:
         """Path of a field in the file."""
-        key = key if key.isprintable() else ascii(key)
-        return f"{self.path}.{key}" if self.path else key
+        return f"{self.path}.{plain(key)}" if self.path else plain(key)
 
     def take(self, key: str) -> Any:
         """The raw value of a field."""

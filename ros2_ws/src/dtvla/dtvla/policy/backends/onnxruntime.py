@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dtvla.policy.backends import CPU_ROW_COST, GPU_ROW_COST, Logits
 from dtvla.policy.backends.providers import ELEMENT_TYPES, PROVIDERS, default_threads, open_session, zeros
+from dtvla.policy.backends.signatures import check_decoder, check_vision, is_cache
 from dtvla.policy.errors import BundleError
-from dtvla.policy.layout import Bounds, TokenLayout
+from dtvla.policy.layout import Bounds
 from dtvla.policy.spec import PolicySpec
 
 
@@ -39,8 +40,13 @@ class OnnxRuntimeBackend:
         chosen = (self._threads, self._provider, spec.precision)
         self._vision = open_session(folder / "vision.onnx", *chosen, scatters=False)
         self.decoder = open_session(folder / "decoder.onnx", *chosen, scatters=True)
-        _check_vision(self._vision, folder / "vision.onnx", spec)
-        self.hidden_size = _check_decoder(self.decoder, folder / "decoder.onnx", spec.layout)
+        given = check_vision(self._vision, folder / "vision.onnx", spec)
+        self.hidden_size = check_decoder(self.decoder, folder / "decoder.onnx", spec.layout)
+        if given != self.hidden_size:
+            raise BundleError(
+                f"{folder}: vision.onnx gives features of {given} numbers, decoder.onnx takes "
+                f"{self.hidden_size}. Export the policy again."
+            )
         self._length = spec.cache_length
         self._vocab_size = spec.layout.vocab_size
         self._make_cache()
@@ -121,7 +127,7 @@ class OnnxRuntimeBackend:
 
     def allocate_caches(self, batch: int, length: int) -> dict[str, ort.OrtValue]:
         """One zeroed buffer per layer for keys and one for values, by the graph's names."""
-        entries = [entry for entry in self.decoder.get_inputs() if _is_cache(entry.name)]
+        entries = [entry for entry in self.decoder.get_inputs() if is_cache(entry.name)]
         kind = ELEMENT_TYPES[entries[0].type]
         sizes = {entry.name: (batch, entry.shape[1], length, entry.shape[3]) for entry in entries}
         return {name: zeros(shape, kind, self._provider.device) for name, shape in sizes.items()}
@@ -168,36 +174,3 @@ class _Step:
         self._write_index[0] = bounds.q_start
         session.run_with_iobinding(self._binding)
         return self._logits[0]
-
-
-def _is_cache(name: str) -> bool:
-    return name.startswith(("key_", "value_"))
-
-
-def _require(path: Path, what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise BundleError(
-            f"{path}: the size of {what} is {found}, policy.json says {expected}. Export the policy again."
-        )
-
-
-def _check_vision(session: ort.InferenceSession, path: Path, spec: PolicySpec) -> None:
-    pixels, features = session.get_inputs()[0], session.get_outputs()[0]
-    size = spec.image.size
-    _require(path, "`pixels` (image.size)", pixels.shape[1:], [3, size, size])
-    _require(path, "`features` (layout.image_tokens)", features.shape[1], spec.layout.image_tokens)
-
-
-def _check_decoder(session: ort.InferenceSession, path: Path, layout: TokenLayout) -> int:
-    """Compares the decoder's signature with the layout; returns the hidden size."""
-    inputs = {entry.name: entry for entry in session.get_inputs()}
-    outputs = {entry.name: entry for entry in session.get_outputs()}
-    wanted = {"ids", "features", "bounds", "write_index", "think_rows", "act_rows", "key_0", "value_0"}
-    for name in sorted(wanted - set(inputs)):
-        raise BundleError(f"{path} has no input {name}. Export the policy again.")
-    for name in sorted({"think_logits", "action_logits", "key_0_out"} - set(outputs)):
-        raise BundleError(f"{path} has no output {name}. Export the policy again.")
-    think, action = outputs["think_logits"].shape[-1], outputs["action_logits"].shape[-1]
-    _require(path, "`think_logits` (layout.vocab_size)", think, layout.vocab_size)
-    _require(path, "`action_logits` (layout.bins)", action, layout.bins)
-    return int(inputs["features"].shape[-1])

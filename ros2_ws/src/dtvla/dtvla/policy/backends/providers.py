@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from dtvla.policy.backends.lowering import lowered, needs_lowering
-from dtvla.policy.errors import BundleError
+from dtvla.policy.errors import BundleError, plain
 
 _LOG_ERRORS_ONLY = 3
 SMALL_DECODER = 16_000_000  # bytes; below, one thread is as fast
@@ -106,7 +106,9 @@ def open_session(
                 f"{path} is in opset {opsets[1]}; this ONNX Runtime {ort.__version__} reads up to "
                 f"{opsets[2]}. Install a newer onnxruntime, or export the policy again with this code."
             ) from None
-        raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
+        raise BundleError(
+            f"{path} cannot be loaded by ONNX Runtime ({plain(error)}). Export the policy again."
+        ) from None
     if provider.name not in session.get_providers():
         raise BundleError(_missing(provider, f"ONNX Runtime fell back to {session.get_providers()}"))
     return session
