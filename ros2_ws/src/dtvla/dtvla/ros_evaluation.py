@@ -59,7 +59,6 @@ def runner(folder: Path) -> Runner:
     """Runs an evaluation's episodes in graphs, whose logs go below `folder`."""
 
     def run(options: EvalOptions, pairs: Sequence[Pair]) -> Iterable[EpisodeResult]:
-        check(options)
         work = partial(episodes, folder / "graphs")
         return pool.run(work, options, pairs, max(1, options.workers))
 

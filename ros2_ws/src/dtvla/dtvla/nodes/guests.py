@@ -177,10 +177,9 @@ class Examiner(Guest):
         record = self._world.record
         if not self._open or not self._world.done or record is None or self._world.observation is None:
             return
-        decisions = [self._chunks.get(number) for number in self._executed]
-        if None in decisions:
+        if not self._executed.keys() <= self._chunks.keys():
             return
-        for chunk in decisions:
+        for chunk in (self._chunks[number] for number in self._executed):
             duration = chunk.inference_time
             look = self._looks[to_ns(chunk.header.stamp)]
             record.decided(chunk, look, duration.sec + duration.nanosec / 1e9)

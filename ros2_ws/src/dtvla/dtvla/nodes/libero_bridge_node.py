@@ -7,7 +7,7 @@ Real time: the world moves on every control period, with whatever command has co
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -110,7 +110,7 @@ class LiberoBridgeNode(GraphNode):
         self._loaded = None
 
     def _invite_guests(self) -> None:
-        on_failed = partial(self.report.problem, "script")
+        on_failed: Callable[[str], None] = partial(self.report.problem, "script")
         if self.settings.flag("examine"):
             examiner = Examiner(self, self._world, self._frame, exact=self._lockstep)
             self._take_in(examiner)

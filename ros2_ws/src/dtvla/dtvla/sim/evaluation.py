@@ -16,6 +16,7 @@ from typing import Any
 from dtvla.policy.background import LaggingPolicy
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
+from dtvla.policy.spec import PolicySpec
 from dtvla.sim import libero_suites, pool
 from dtvla.sim.dealer import Pair
 from dtvla.sim.deciders import Decider, Script, script
@@ -46,6 +47,7 @@ __all__ = [
     "write_results",
 ]
 
+Play = Callable[[SimEnv, int], EpisodeResult]  # an environment of the task, a seed
 Runner = Callable[[EvalOptions, Sequence[Pair]], Iterable[EpisodeResult]]
 
 
@@ -138,23 +140,28 @@ def in_processes(options: EvalOptions, pairs: Sequence[Pair]) -> Iterable[Episod
     )
 
 
-def _player(options: EvalOptions) -> Callable[[SimEnv, int], EpisodeResult]:
-    """What plays an episode of an environment's task with a seed."""
-    if options.scripted:
-        by_script = script(str(options.policy))
-        return lambda env, seed: run_episode(env, by_script, seed, 1)
-    loaded = Policy.load(
-        options.policy,
-        options.backend,
-        threads=threads_per_worker(options),
-        options=DecisionOptions(options.decoding, drafts=options.thinking != "plain"),
-    )
-    policy: Decider = LaggingPolicy(loaded) if options.thinking == "lagging" else loaded
-    spec, delay = loaded.bundle.spec, Delay.of(options)
-    execute_steps = options.execute_steps or spec.execute_steps
+def player(options: EvalOptions, policy: Decider, spec: PolicySpec) -> Play:
+    """What plays an episode as the options ask, with a policy that sees."""
+    delay, execute_steps = Delay.of(options), options.execute_steps or spec.execute_steps
     if delay is None:
         return lambda env, seed: run_episode(env, policy, seed, execute_steps)
     return lambda env, seed: run_delayed(env, policy, seed, spec, execute_steps, delay)
+
+
+def decision_options(options: EvalOptions) -> DecisionOptions:
+    """How a policy decides under these options."""
+    return DecisionOptions(options.decoding, drafts=options.thinking != "plain")
+
+
+def _own_player(options: EvalOptions) -> Play:
+    """The same with whatever decides under the options, loaded into this process."""
+    if options.scripted:
+        by_script = script(str(options.policy))
+        return lambda env, seed: run_episode(env, by_script, seed, 1)
+    threads = threads_per_worker(options)
+    loaded = Policy.load(options.policy, options.backend, threads, decision_options(options))
+    policy: Decider = LaggingPolicy(loaded) if options.thinking == "lagging" else loaded
+    return player(options, policy, loaded.bundle.spec)
 
 
 def threads_per_worker(options: EvalOptions) -> int:
@@ -162,9 +169,17 @@ def threads_per_worker(options: EvalOptions) -> int:
     return max(1, (os.cpu_count() or 1) // max(1, options.workers))
 
 
-def episodes(options: EvalOptions, pairs: Iterable[Pair]) -> Iterator[EpisodeResult]:
-    """Yields the results of (task, seed) pairs; one environment at a time, rebuilt when the task changes."""
-    play = _player(options)
+def episodes(
+    options: EvalOptions, pairs: Iterable[Pair], play: Play | None = None
+) -> Iterator[EpisodeResult]:
+    """Yields the results of (task, seed) pairs; one environment at a time, rebuilt when the task changes.
+
+    Args:
+        options: what to evaluate.
+        pairs: the next one is asked for when the result of the last was taken.
+        play: plays an episode of an environment; None loads what the options name.
+    """
+    play = play or _own_player(options)
     env: SimEnv | None = None
     try:
         for task, seed in pairs:
