@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
 from harness import PERIOD_NS, Probe, active, chunk, picture, pose, probe_domain
@@ -18,6 +19,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 from dtvla.marker_pictures import Display
 from dtvla.nodes import qos
 from dtvla.nodes.messages import to_duration
+from dtvla.resources import resource
+from dtvla.rviz import CONFIG, remappings
 from dtvla.sim.video import BACKGROUND, SIZE
 from dtvla_msgs.msg import ActionChunk, Reasoning
 
@@ -229,3 +232,15 @@ def test_cameras_that_the_overlay_cannot_show_are_refused_in_words(tmp_path: Pat
         active("reasoning_overlay_node", probe, domain, tmp_path, cameras="a,b,c"),
     ):
         pass
+
+
+def test_rviz_in_a_namespace_listens_to_that_robot() -> None:
+    """By the rules that the launch file hands to rviz, read by the real rcl."""
+    rules = remappings(resource(CONFIG), "wrist=/d405/image")
+    line = ["--ros-args", "-r", "__ns:=/left", *(word for rule in rules for word in ("-r", ":=".join(rule)))]
+    with probe_domain() as (probe, _):
+        node = rclpy.create_node("rviz2", context=probe.node.context, cli_args=line)
+        resolved = {topic: node.resolve_topic_name(topic) for topic, _ in rules}
+        node.destroy_node()
+    assert resolved.pop("/wrist/image_raw") == "/d405/image"
+    assert all(name == f"/left{topic}" for topic, name in resolved.items())

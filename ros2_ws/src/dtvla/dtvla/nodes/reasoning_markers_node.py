@@ -15,6 +15,7 @@ from rclpy.clock import Clock, ClockType
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
+from dtvla.control.chunks import Chunk
 from dtvla.control.limits import Limits, check_chunk
 from dtvla.nodes import qos
 from dtvla.nodes.base import GraphNode
@@ -85,12 +86,9 @@ class ReasoningMarkersNode(GraphNode):
             return
         self.report.solved("start")
         try:
-            chunk = chunk_from(message, self._frame)
-            sentence = check_chunk(chunk, Limits())
+            chunk = _checked(message, self._frame)
         except Refusal as refusal:
-            sentence = str(refusal)
-        if sentence is not None:
-            self.report.problem("chunk", f"Chunk {message.decision_id} is not drawn: {sentence}")
+            self.report.problem("chunk", f"Chunk {message.decision_id} is not drawn: {refusal}")
             return
         self.report.solved("chunk")
         self._plans.add(chunk, start)
@@ -119,6 +117,15 @@ class ReasoningMarkersNode(GraphNode):
         marker = marker_message(sketch, self._frame)
         marker.lifetime = to_duration(self.settings.number("silence_s"))
         return marker
+
+
+def _checked(message: ActionChunk, frame: str) -> Chunk:
+    """The chunk in a message; raises `Refusal` when it makes no sense."""
+    chunk = chunk_from(message, frame)
+    sentence = check_chunk(chunk, Limits())
+    if sentence is not None:
+        raise Refusal(sentence)
+    return chunk
 
 
 def style(settings: Settings) -> Style:
