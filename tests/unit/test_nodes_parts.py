@@ -13,9 +13,12 @@ from rich.console import Console
 from dtvla.control.cadence import Cadence
 from dtvla.nodes.console_view import Scene, episode_line, latency_line, panel, thought_line
 from dtvla.nodes.eyes import Eyes, Look
+from dtvla.nodes.goals import check_timeout
 from dtvla.nodes.instructions import checked
 from dtvla.nodes.parameters import Refusal
 from dtvla.nodes.policy_node import robots
+from dtvla.nodes.rates import RateLimit
+from dtvla.nodes.recorder_node import file_name
 from dtvla.nodes.worker import Discarded, Job, Worker
 from dtvla.sim.env import raw_action
 from dtvla.sim.video import SIZE, Caption, EpisodeVideo, Painter
@@ -238,3 +241,45 @@ def test_a_metric_delta_becomes_the_benchmarks_action() -> None:
     action = raw_action((0.05, -0.025, 0.0), (0.0, 0.25, -0.5), 0.08)
     np.testing.assert_allclose(action, [1, -0.5, 0, 0, 0.5, -1, -1])
     assert raw_action((1.0, 0, 0), (0, 0, 0), 0.0).tolist() == [1, 0, 0, 0, 0, 0, 1]  # clipped, closed
+
+
+def test_a_refusal_quotes_a_message_without_what_a_terminal_would_act_on_and_not_at_length() -> None:
+    sentence = str(Refusal("The frame is '\x1b[2J\n\ud800'."))
+    assert sentence == "The frame is '\\x1b[2J\\n\\ud800'."
+    assert len(str(Refusal("x" * 10_000_000))) < 3000
+
+
+def test_a_burst_passes_and_a_flood_is_refused_until_it_ebbs() -> None:
+    limit = RateLimit("instructions", 2.0, "max_instructions_per_s")
+    limit.count(0.0)
+    limit.count(0.0)
+    for now_s in (0.0, 0.1, 0.4):
+        with pytest.raises(Refusal, match=r"More than 2 instructions per second.*max_instructions_per_s"):
+            limit.count(now_s)
+    limit.count(1.0)
+
+
+def test_a_rate_below_one_still_lets_the_first_through() -> None:
+    limit = RateLimit("instructions", 0.1, "rate")
+    limit.count(0.0)
+    with pytest.raises(Refusal):
+        limit.count(5.0)
+    limit.count(10.1)
+
+
+def test_a_tasks_name_cannot_lead_the_recorder_to_another_folder() -> None:
+    assert file_name("pick_up_the_can") == "pick_up_the_can"
+    assert file_name("../../etc/x") == "______etc_x"
+    assert len(file_name("a" * 5000)) == 80
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), float("inf"), 1e300])
+def test_a_goal_with_a_time_that_cannot_be_counted_is_refused(timeout_s: float) -> None:
+    """`round(inf * 1e9)` ended the goal's execution with an exception, and nobody followed it any more."""
+    with pytest.raises(Refusal, match="timeout"):
+        check_timeout(timeout_s)
+
+
+@pytest.mark.parametrize("timeout_s", [-float("inf"), -1.0, 0.0, 60.0, 86_400.0])
+def test_a_goal_may_have_any_time_up_to_a_day_or_none(timeout_s: float) -> None:
+    check_timeout(timeout_s)

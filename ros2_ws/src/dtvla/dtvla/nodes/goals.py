@@ -14,6 +14,20 @@ from dtvla.nodes.parameters import Refusal
 from dtvla_msgs.action import ExecuteInstruction
 from dtvla_msgs.msg import TaskState
 
+LONGEST_TIMEOUT_S = 86_400.0
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Checks the time that a goal is given.
+
+    Raises:
+        Refusal: it is no number, or beyond a day.
+    """
+    if not timeout_s <= LONGEST_TIMEOUT_S:  # NaN is refused here too
+        raise Refusal(
+            f"Its timeout is {timeout_s:g} s; up to {LONGEST_TIMEOUT_S:g} s are possible (0: none)."
+        )
+
 
 class GoalServer:
     """Follows one operator's goal from acceptance to its result.
@@ -93,6 +107,7 @@ class GoalServer:
             self._refuse("A goal is in progress; cancel it before sending another.")
             return GoalResponse.REJECT
         try:
+            check_timeout(request.timeout)
             self._begin(request.instruction)
         except Refusal as refusal:
             self._refuse(str(refusal))

@@ -9,13 +9,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dtvla.policy.errors import plain
 from dtvla.policy.options import BACKENDS
 
 Value = bool | int | float | str
 
 
 class Refusal(ValueError):
-    """Something the node will not work with; the message is a plain sentence with a remedy."""
+    """Something the node will not work with; the message is a plain sentence with a remedy.
+
+    It may quote a message from outside, and is written to logs and terminals.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(plain(sentence))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Everything is received serialised; only what the video shows is taken apart.
 
 from __future__ import annotations
 
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from dtvla.sim.video import Caption, EpisodeVideo, Painter
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
 
 CAMERAS = ("agentview", "wrist")
+LONGEST_NAME = 80  # characters of a task's name
 FINAL_FRAMES = 20  # the outcome stays readable for a second
 DIAGNOSTICS = QoSProfile(depth=50)
 TOPICS: tuple[tuple[str, type, QoSProfile], ...] = (
@@ -41,6 +43,11 @@ TOPICS: tuple[tuple[str, type, QoSProfile], ...] = (
     ("task_state", TaskState, qos.LATCHED),
     ("/diagnostics", DiagnosticArray, DIAGNOSTICS),
 )
+
+
+def file_name(words: str) -> str:
+    """Words of a message as a part of a file's name: they must not lead to another folder."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", words[:LONGEST_NAME])
 
 
 class RecorderNode(GraphNode):
@@ -130,7 +137,7 @@ class RecorderNode(GraphNode):
     def _begin_video(self, state: TaskState) -> None:
         self._end_video()
         self._thought, self._decision = "", ""
-        name = f"episode_{state.episode:02d}_{state.task_name}_seed{state.seed}.mp4"
+        name = f"episode_{state.episode:02d}_{file_name(state.task_name)}_seed{state.seed}.mp4"
         self._video = EpisodeVideo(self._output / name, self.settings.number("frame_rate_hz"))
 
     def _end_video(self) -> None:

@@ -1,5 +1,7 @@
 """What can go wrong with a policy, as sentences a person can act on."""
 
+LONGEST = 2000
+
 
 class BundleError(ValueError):
     """A policy bundle that must not be run; the message names the file and the field."""
@@ -18,5 +20,10 @@ class PolicyFault(RuntimeError):
 
 
 def plain(words: object) -> str:
-    """Words from outside as one line to print: what a terminal would act on is shown as its escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(words))
+    """Words from outside as one line to print: what a terminal would act on is shown as its escape.
+
+    What is longer than `LONGEST` characters is cut.
+    """
+    text = str(words)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:LONGEST])
+    return shown if len(text) <= LONGEST else f"{shown}..."
