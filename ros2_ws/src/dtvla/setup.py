@@ -50,6 +50,7 @@ setup(
         *share(REPOSITORY / "urdf", "urdf"),
         *share(PACKAGE / "bundles", "bundles"),
         *share(PACKAGE / "config", "config"),
+        *share(PACKAGE / "report", "report"),
     ],
     entry_points={
         "console_scripts": [

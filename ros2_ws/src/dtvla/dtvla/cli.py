@@ -13,7 +13,7 @@ from tyro.extras import SubcommandApp
 from dtvla.cli_bundle import bundles
 from dtvla.cli_security import security_app
 from dtvla.cli_sim import assets_app, evaluate
-from dtvla.cli_study import compare, delay_sweep
+from dtvla.cli_study import compare, delay_sweep, report
 from dtvla.policy.errors import plain
 from dtvla.policy.options import BackendName
 
@@ -171,6 +171,7 @@ def demo(
 app.command(name="eval")(evaluate)
 app.command(name="delay-sweep")(delay_sweep)
 app.command(compare)
+app.command(report)
 
 
 @app.command

@@ -152,6 +152,7 @@ def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path, runn
     from rich.progress import Progress
 
     from dtvla.sim.evaluation import evaluate as run
+    from dtvla.sim.report import write_report
     from dtvla.sim.results import SUMMARY, Journal, write_results
 
     options = replace(options, workers=max(1, min(workers or os.cpu_count() or 1, total)))
@@ -177,7 +178,8 @@ def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path, runn
     wrong = Counter((result.task_name, result.error) for result in results if result.error)
     for (name, error), times in wrong.items():
         console.print(f"{name}, {times} episodes: {error}", style="red", markup=False)
-    console.print(f"All episodes with their thoughts: {folder / SUMMARY}", highlight=False)
+    console.print(f"All episodes with their thoughts: {write_report(folder)}", highlight=False)
+    console.print(f"Videos for it: dtvla report {folder}", highlight=False)
     return FAILED if wrong else OK
 
 

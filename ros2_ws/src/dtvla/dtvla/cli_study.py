@@ -124,6 +124,37 @@ def compare(
     return FAILED if fail_if_worse and found.worse(alpha) else OK
 
 
+def report(folder: Positional[Path], videos: int = 6) -> int:
+    """Write an evaluation's report with videos: one HTML file, nothing from a network.
+
+    Videos are made of the recorded actions (some 20 s each): failures first, then one success per task.
+
+    Args:
+        folder: Folder of an evaluation, or of a sweep or set of variations (a report each, without videos).
+        videos: Number of episodes to film.
+    """
+    from rich.progress import track
+
+    from dtvla.sim import films
+    from dtvla.sim.report import Evaluation, write_report
+    from dtvla.sim.study import STUDY, Study
+
+    if (folder / STUDY).is_file():
+        for name in Study.begun(folder).points:
+            console.print(str(write_report(folder / name)), highlight=False)
+        return OK
+    evaluation = Evaluation.load(folder)
+    chosen = films.choose(evaluation.results, videos)
+    missing = [result for result in chosen if not films.file_of(folder, result).is_file()]
+    others = []
+    if missing:
+        made = films.make_films(evaluation.options, missing, folder)
+        for film in track(made, "Filming", len(missing), console=console, transient=True):
+            others += [] if film.same else [(film.task, film.seed)]
+    console.print(str(write_report(folder, others)), highlight=False)
+    return OK
+
+
 def verdict(found: Comparison, alpha: float) -> str:
     """The comparison in a sentence."""
     counts = found.counts
