@@ -130,7 +130,7 @@ def test_no_word_of_a_thought_is_lost(thoughts: list[str]) -> None:
     assert [words for words in said if words] == [t.split() for t in thoughts if t.split()]
 
 
-def test_the_report_of_500_episodes_stays_small(tmp_path: Path) -> None:
+def test_a_report_of_500_episodes_stays_below_5_megabytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     words = [f"word{n}" for n in range(400)]
     many = [
@@ -141,9 +141,9 @@ def test_the_report_of_500_episodes_stays_small(tmp_path: Path) -> None:
             thoughts=tuple(" ".join(rng.choice(words, 40)) for _ in range(50)),
             decided_at=tuple(range(0, 250, 5)),
         )
-        for n in range(500)
+        for n in range(100)
     ]
-    assert len(reported(tmp_path, many)) < 5e6  # random words: real thoughts repeat themselves
+    assert 5 * len(reported(tmp_path, many)) < 5e6  # of random words: real thoughts repeat themselves
 
 
 def test_failures_of_every_kind_are_shown_before_successes() -> None:

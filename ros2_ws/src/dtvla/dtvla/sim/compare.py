@@ -49,7 +49,8 @@ class Record:
                 "fingerprint": begun.get("fingerprint", ""),
             }
         else:
-            head, results = read_summary(found)
+            head, every = read_summary(found)
+            results = [result for result in every if not result.error]
             options = head["options"]
         known = vars(EvalOptions("")) | options  # an older record knows fewer options
         text = {key: str(value) for key, value in known.items() if key != "policy"}

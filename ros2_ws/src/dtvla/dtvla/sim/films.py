@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +53,9 @@ def choose(results: Sequence[EpisodeResult], count: int) -> list[EpisodeResult]:
     return order[:count]
 
 
-def _in_turn(results: Sequence[EpisodeResult], kind) -> list[EpisodeResult]:  # type: ignore[no-untyped-def]
+def _in_turn(
+    results: Sequence[EpisodeResult], kind: Callable[[EpisodeResult], object]
+) -> list[EpisodeResult]:
     """The first of every kind, then the second of every kind, and so on."""
     seen: dict[object, int] = {}
     ranked = []

@@ -24,6 +24,7 @@ from dtvla.sim.results import (
     EvalOptions,
     begun_options,
     read_journal,
+    read_summary,
 )
 from dtvla.sim.thought_view import kept_words
 
@@ -57,33 +58,20 @@ class Evaluation:
         """
         begun, results = read_journal(folder / JOURNAL)
         head = {key: str(begun.get(key, "")) for key in ("fingerprint", "assets")}
-        summary, wrong = _summary(folder / SUMMARY)
-        done = {(result.task, result.seed) for result in results}
-        results += [result for result in wrong if (result.task, result.seed) not in done]
+        complete = (folder / SUMMARY).is_file()
+        if complete:  # only the summary knows the machine, and episodes that could not be run to their end
+            summary, every = read_summary(folder / SUMMARY)
+            head["machine"] = str(summary["machine"])
+            done = {(result.task, result.seed) for result in results}
+            results += [result for result in every if (result.task, result.seed) not in done]
         options = begun_options(folder)
         return cls(
             folder=folder,
             options=options,
-            head={"policy": Path(options.policy).name, "suite": options.suite, **summary, **head},
+            head={"policy": Path(options.policy).name, "suite": options.suite, **head},
             results=tuple(sorted(results, key=lambda result: (result.task, result.seed))),
-            complete=bool(summary),
+            complete=complete,
         )
-
-
-def _summary(path: Path) -> tuple[dict[str, str], list[EpisodeResult]]:
-    """What the record does not say: the machine, and episodes that could not be run to their end."""
-    if not path.is_file():
-        return {}, []
-    known = {each.name for each in fields(EpisodeResult)}
-    try:
-        said = json.loads(path.read_text())
-        rows = [row for row in said["results"] if row["error"]]
-        wrong = [EpisodeResult(**{key: value for key, value in row.items() if key in known}) for row in rows]
-        return {"machine": str(said["machine"])}, wrong
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no summary of an evaluation ({type(error).__name__}: {error})."
-        ) from error
 
 
 def write_report(folder: Path, other_worlds: Collection[tuple[int, int]] = ()) -> Path:

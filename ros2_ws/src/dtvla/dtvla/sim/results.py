@@ -199,7 +199,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
 
 
 def read_summary(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
-    """What `write_results` wrote, without the episodes, and its episodes that ran to their end.
+    """What `write_results` wrote, without the episodes; and the episodes, errors among them.
 
     Raises:
         ValueError: it is no summary of an evaluation.
@@ -212,7 +212,7 @@ def read_summary(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
         raise ValueError(
             f"{path} is no summary of an evaluation ({type(error).__name__}: {error})."
         ) from error
-    return head, [result for result in results if not result.error]
+    return head, results
 
 
 def _episode(row: dict[str, Any]) -> EpisodeResult:
