@@ -20,7 +20,6 @@ from dtvla.sim.paraphrases import LEVELS, paraphrase
 from dtvla.sim.results import EvalOptions
 from dtvla.sim.robustness import markdown, points, summarise
 from dtvla.sim.variations import NAMES, Variation, Varied, parse_all
-from tests.unit.test_sim_libero import found_assets
 
 SEEN = [*varied_scenes.CHANGES, *varied_pictures.CHANGES]  # all but the words
 LANGUAGES = [libero_suites.language(n) for s in libero_suites.MAX_STEPS for n in libero_suites.task_names(s)]
@@ -39,9 +38,7 @@ def _play(suite: str, runs: list[tuple[str, tuple[int, ...]]], where: str = "") 
     env = SimEnv(suite, 0, image_size=64)
     played = []
     for words, seeds in runs:
-        if env._varied._scene is not None:
-            env._varied._scene.restore()
-        env._varied = Varied(Variation.parse(words))
+        env.vary(Variation.parse(words))
         played.append([_first_step(env, seed) for seed in seeds])
     env.close()
     return played
@@ -93,12 +90,11 @@ def test_a_varied_episode_does_not_depend_on_the_one_before(
 
 
 @pytest.mark.sim
-def test_liberos_suites_are_varied_in_the_same_way() -> None:
-    where = found_assets()
-    if not where:
-        pytest.skip("LIBERO's assets are not here: see test_sim_libero")
+def test_liberos_suites_are_varied_in_the_same_way(libero_assets: str) -> None:
     names = sorted(varied_scenes.CHANGES)
-    own, *varied = play("libero_object", [("", (0,)), *((f"{name}:2", (0,)) for name in names)], where)
+    own, *varied = play(
+        "libero_object", [("", (0,)), *((f"{name}:2", (0,)) for name in names)], libero_assets
+    )
     for name, episodes in zip(names, varied, strict=True):
         assert episodes[0][0] != own[0][0], name
         assert (episodes[0][1] != own[0][1]) == (name == "robot")

@@ -220,6 +220,10 @@ class SimEnv:
         self._step = 0
         return self._observation(look)
 
+    def vary(self, variation: Variation | None) -> None:
+        """From the next reset on the world differs in this, and in nothing else."""
+        self._varied.become(variation)
+
     def step(self, action: NDArray[np.floating], *, look: bool = True) -> Observation:
         """Executes one raw 7-d action (each value in [-1, 1]) for one control period of 50 ms.
 

@@ -97,10 +97,18 @@ class Varied:
         variation: what differs; None: nothing.
     """
 
+    _variation: Variation | None
+
     def __init__(self, variation: Variation | None) -> None:
-        self._variation = variation if variation is not None and variation.strength > 0 else None
         self._scene: Scene | None = None
         self._seed = 0
+        self.become(variation)
+
+    def become(self, variation: Variation | None) -> None:
+        """From the next episode on this is what differs, and what differed before does no more."""
+        self._variation = variation if variation is not None and variation.strength > 0 else None
+        if self._scene is not None:
+            self._scene.restore()
 
     def begin(self, env: Any, seed: int) -> None:
         """An episode begins: changes the scene, before its objects settle.
