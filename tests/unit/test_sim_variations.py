@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,3 +182,9 @@ def test_a_set_is_summed_up_against_the_suites_own_world() -> None:
     ]
     assert "| noise:1 | noise of 8 of 255 in every pixel | 1 of 4 |" in markdown(rows)
     assert rows[1].to_json()["difference"] == -0.75
+
+
+def test_the_document_names_every_variation_as_the_code_does() -> None:
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    for name, words in NAMES.items():
+        assert f"| {name} | {words} |" in text
