@@ -59,6 +59,8 @@ class ControllerNode(GraphNode):
         self._waiting_ns: int | None = None
         self._tick_ns: int | None = None
         self._tick_s: float | None = None
+        self._pose_ns: int | None = None
+        self._joints_ns: int | None = None
         self._rival_policies = ""
         self._limited = 0
         self._rest = RestWatch()
@@ -129,8 +131,11 @@ class ControllerNode(GraphNode):
                 self._follower.measure(pose)
         else:
             self.report.problem("pose", sentence, Level.WARNING)
-        if self._follower is None or self._lockstep:
+        if self._follower is None:
             self._answer(stamp_ns)
+        elif self._lockstep:
+            self._pose_ns = stamp_ns
+            self._answer_when_known()
 
     def _on_joints(self, message: JointState) -> None:
         positions = dict(zip(message.name, message.position, strict=False))
@@ -143,6 +148,14 @@ class ControllerNode(GraphNode):
         if np.isfinite(values).all():
             self._follower.measure_joints(values)
             self._watches.joints.hear(time.monotonic())
+            self._joints_ns = to_ns(message.header.stamp)
+            if self._lockstep:
+                self._answer_when_known()
+
+    def _answer_when_known(self) -> None:
+        """Lockstep with an arm: answers a tick once pose and joints of it have come, in either order."""
+        if self._pose_ns is not None and (not self._joint_names or self._joints_ns == self._pose_ns):
+            self._answer(self._pose_ns)
 
     def _beat(self) -> None:
         """Real time with an arm: one tick, whatever has come."""
@@ -166,6 +179,8 @@ class ControllerNode(GraphNode):
         now_s = tick_ns / 1e9 if self._lockstep else time.monotonic()
         late_s = LONGEST_TICK_S if self._tick_s is None else now_s - self._tick_s
         usual_s = 1.0 / self.settings.number("rate_hz")
+        if late_s >= LONGEST_TICK_S and not self._lockstep:
+            self._follower.rest()  # this process stood still, and so does the arm
         # In lockstep the world says how long a tick lasts; it is asked about the same one again.
         dt_s = late_s if 0 < late_s < LONGEST_TICK_S else (LONGEST_TICK_S / 2 if self._lockstep else usual_s)
         target = self._follower.step(tick_ns, dt_s, suspended=suspended)

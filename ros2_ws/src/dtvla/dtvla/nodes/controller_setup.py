@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dtvla.control.blending import Blend, Seam
@@ -36,11 +37,15 @@ def make_executor(settings: Settings) -> Executor:
     """
     arm, lockstep = is_arm(settings), settings.flag("lockstep")
     limits = Limits(
-        settings.number("max_linear_velocity_m_s") / (settings.number("translation_scale") if arm else 1.0),
-        settings.number("max_angular_velocity_rad_s") / (settings.number("rotation_scale") if arm else 1.0),
-        settings.number("min_gripper_opening_m"),
-        settings.number("max_gripper_opening_m"),
+        min_gripper_opening_m=settings.number("min_gripper_opening_m"),
+        max_gripper_opening_m=settings.number("max_gripper_opening_m"),
     )
+    if not arm:  # an arm has its own limiter; a chunk's deltas are then judged by the benchmark's scale
+        limits = replace(
+            limits,
+            max_linear_velocity_m_s=settings.number("max_linear_velocity_m_s"),
+            max_angular_velocity_rad_s=settings.number("max_angular_velocity_rad_s"),
+        )
     if limits.min_gripper_opening_m > limits.max_gripper_opening_m:
         raise Refusal("Parameter 'min_gripper_opening_m' is larger than 'max_gripper_opening_m'.")
     smooth = MotionLimits.of(PANDA)

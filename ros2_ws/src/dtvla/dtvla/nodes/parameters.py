@@ -234,12 +234,12 @@ CONTROLLER = (
     Parameter("rate_hz", 100.0, "Target poses per second, in real time.", "Hz", 10.0, 1000.0),
     Parameter(
         "anchor",
-        "last_target",
-        "What a delta is added to: the target before, or the measured pose (scales of 1 suit that).",
-        choices=("last_target", "measured"),
+        "measured",
+        "What a delta is added to: the measured pose, as in LIBERO, or the target before (scales of 0.25).",
+        choices=("measured", "last_target"),
     ),
-    Parameter("translation_scale", 0.25, "From the policy's metres to the arm's.", "", 0.001, 1.0),
-    Parameter("rotation_scale", 0.25, "From the policy's radians to the arm's.", "", 0.001, 1.0),
+    Parameter("translation_scale", 1.0, "From the policy's metres to the arm's.", "", 0.001, 1.0),
+    Parameter("rotation_scale", 1.0, "From the policy's radians to the arm's.", "", 0.001, 1.0),
     Parameter(
         "on_limit", "clamp", "A request beyond a limit is cut, or not followed.", choices=("clamp", "refuse")
     ),
@@ -274,6 +274,9 @@ RECORDER = (
     Parameter("output", "runs/recording", "Folder for the bag and the videos; created when missing."),
     Parameter("bag", True, "Write an MCAP bag of all topics."),
     Parameter("bag_images", True, "Put the camera images into the bag as well (2 MB per second)."),
+    Parameter(
+        "min_free_mb", 256.0, "With less room on the disk recording ends, complete.", "MB", 0.0, 1000000.0
+    ),
     Parameter("video", True, "Write one MP4 per episode: the cameras beside the thought."),
     Parameter(
         "frame_rate_hz", 20.0, "Frame rate of the video: one frame per control period.", "Hz", 1.0, 120.0
@@ -285,13 +288,21 @@ SILENCE = Parameter(
 )
 
 REASONING_MARKERS = (
-    Parameter("board_x_m", 0.2, "Where the words stand, in front of the base.", "m", -5.0, 5.0),
-    Parameter("board_y_m", -0.95, "Where the words stand, to the base's left.", "m", -5.0, 5.0),
-    Parameter("board_z_m", 0.95, "Height of the first line of the words.", "m", -5.0, 5.0),
+    Parameter("board_x_m", 0.6, "Where the words stand, in front of the base.", "m", -5.0, 5.0),
+    Parameter("board_y_m", -1.1, "Where the words stand, to the base's left.", "m", -5.0, 5.0),
+    Parameter("board_z_m", 0.85, "Height of the first line of the words.", "m", -5.0, 5.0),
     Parameter("text_height_m", 0.04, "Height of the letters.", "m", 0.005, 0.5),
     Parameter("wrap_characters", 36, "Most characters of a line.", "characters", 10, 200),
     Parameter("thought_lines", 12, "Most lines of a thought.", "lines", 1, 100),
     Parameter("line_width_m", 0.006, "Width of the planned path.", "m", 0.001, 0.1),
+    Parameter(
+        "translation_scale",
+        0.25,
+        "Share of a planned translation that the arm makes: the controller's on an arm; simulated, 0.25.",
+        "",
+        0.001,
+        1.0,
+    ),
     Parameter("past_chunks", 5, "So many past paths stay, each fainter.", "chunks", 0, 50),
     Parameter("gripper_half_open_m", 0.04, "A gripper opened farther counts as open.", "m", 0.001, 0.2),
     Parameter("rate_hz", 10.0, "Most updates per second.", "Hz", 0.5, 60.0),
