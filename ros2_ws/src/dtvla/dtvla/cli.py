@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.text import Text
 from tyro.extras import SubcommandApp
 
+from dtvla.cli_bag import bags
 from dtvla.cli_bundle import bundles
+from dtvla.cli_gate import gate
 from dtvla.cli_security import security_app
 from dtvla.cli_sim import assets_app, evaluate
 from dtvla.cli_study import compare, delay_sweep, report
@@ -22,6 +24,7 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 
 app = SubcommandApp()
 app.command(bundles, name="bundle", help="Policy bundles: verify, sign.")
+app.command(bags, name="bag", help="Recordings: repair one that was never closed.")
 app.command(security_app, name="security", help="SROS2: write what every node may say and hear.")
 app.command(assets_app, name="assets", help="LIBERO's assets: get them, check them, find them.")
 console = Console()
@@ -169,6 +172,7 @@ def demo(
 
 
 app.command(name="eval")(evaluate)
+app.command(gate)
 app.command(name="delay-sweep")(delay_sweep)
 app.command(compare)
 app.command(report)

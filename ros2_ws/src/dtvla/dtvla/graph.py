@@ -56,6 +56,7 @@ GRAPH = (
         "writes the bag and the videos",
         option="record",
         sees=True,
+        respawn=True,
     ),
     NodeSpec("console_node", "dtvla.nodes.console_node", "shows the thought as it grows", False, "console"),
     NodeSpec(

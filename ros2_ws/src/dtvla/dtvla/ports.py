@@ -86,6 +86,8 @@ OWN: Mapping[str, Ports] = {
             "policy/action_chunk",
             "policy/reasoning",
             "controller/ee_delta",
+            "target_pose",
+            "gripper/target",
             "task_state",
             "/diagnostics",
         ),

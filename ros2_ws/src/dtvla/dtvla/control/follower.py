@@ -131,6 +131,11 @@ class PoseFollower:
         """Takes in where the joints [7] are, rad."""
         self._joints = np.asarray(positions, np.float64)
 
+    def rest(self) -> None:
+        """The arm was told nothing for a while: it rests at its last target, and starts from there."""
+        if self._limiter is not None:
+            self._limiter.reset(self._limiter.pose)
+
     def step(self, tick_ns: int, dt_s: float, *, suspended: bool = False) -> Target | None:
         """The target for the tick at `tick_ns`, `dt_s` before the next one.
 
@@ -149,8 +154,8 @@ class PoseFollower:
             self._limiter = MotionLimiter(self._limits, self._measured)
         events: tuple[LimitEvent, ...] = ()
         request: Twist | Pose | None = None
-        if self.strayed is not None and not self.executor.stopped:
-            request = self._measured  # gives way, within the limits
+        if self.strayed is not None and not (self.executor.stopped or suspended):
+            request = self._measured  # gives way, within the limits; not to a pose that may be an old one
         elif not command.hold:
             request, events = self._within_joints(self._wanted(command), dt_s)
         motion, touched = self._limiter.limit(request, dt_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from enum import IntEnum
 
@@ -26,6 +27,11 @@ _LEVEL_BYTES = {
 }
 
 
+def words_of(sentence: str) -> str:
+    """A sentence without its figures."""
+    return re.sub(r"[-+]?\d[\d.e+-]*", "#", sentence)
+
+
 class Reporter:
     """Keeps the open problems of one node by key, and publishes them once a second and on every change.
 
@@ -46,8 +52,8 @@ class Reporter:
         with self._lock:
             known = self._problems.get(key)
             self._problems[key] = (level, sentence)
-        if known == (level, sentence):
-            return
+        if known is not None and known[0] == level and words_of(known[1]) == words_of(sentence):
+            return  # other figures go out with the next report: some change with every message
         if level is Level.ERROR:  # two calls: rclpy ties each place in the code to one severity
             self._node.get_logger().error(sentence)
         else:

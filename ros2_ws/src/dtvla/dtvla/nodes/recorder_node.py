@@ -5,9 +5,11 @@ Everything is received serialised; only what the video shows is taken apart.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from dtvla.nodes import qos
-from dtvla.nodes.bag import Bag
+from dtvla.nodes.arm_output import GRIPPER, TARGET
+from dtvla.nodes.bag import Bag, DiskFull
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.messages import picture_from, to_ns
 from dtvla.nodes.parameters import RECORDER
@@ -40,6 +43,8 @@ TOPICS: tuple[tuple[str, type, QoSProfile], ...] = (
     ("policy/action_chunk", ActionChunk, qos.COMMAND),
     ("policy/reasoning", Reasoning, qos.STREAM),
     ("controller/ee_delta", EndEffectorDelta, qos.COMMAND),
+    (TARGET, PoseStamped, qos.TARGET),
+    (GRIPPER, JointState, qos.TARGET),
     ("task_state", TaskState, qos.LATCHED),
     ("/diagnostics", DiagnosticArray, DIAGNOSTICS),
 )
@@ -66,7 +71,8 @@ class RecorderNode(GraphNode):
 
     def activate(self) -> None:
         if self.settings.flag("bag"):
-            self._bag = Bag(self._output / "bag")
+            self._bag = Bag(unused(self._output / "bag"), self.settings.number("min_free_mb"))
+        self._full = False
         self._tick_ns = 0
         self._state: TaskState | None = None
         self._pictures: dict[str, NDArray[np.uint8]] = {}
@@ -77,13 +83,28 @@ class RecorderNode(GraphNode):
             self.live(subscription, self.destroy_subscription)
 
     def deactivate(self) -> None:
-        self._draw()
-        self._end_video()
-        if self._bag is not None:
-            self._bag.close()
-            self._bag = None
+        try:
+            self._draw()
+            self._end_video()
+        finally:
+            if self._bag is not None:
+                self._bag.close()
+                self._bag = None
 
     def _on_message(self, topic: str, kind: type, data: bytes) -> None:
+        if self._full:
+            return
+        try:
+            self._record(topic, kind, data)
+        except DiskFull as full:
+            self._give_up(str(full))
+        except OSError as error:  # of the video
+            self._give_up(
+                f"Nothing can be written to {self._output} any more ({error.strerror}): recording has ended. "
+                "Make room, then start the recorder again."
+            )
+
+    def _record(self, topic: str, kind: type, data: bytes) -> None:
         if self._bag is not None and (kind is not Image or self.settings.flag("bag_images")):
             package = kind.__module__.split(".")[0]
             self._bag.write(
@@ -94,6 +115,17 @@ class RecorderNode(GraphNode):
             show[TaskState] = self._show_state
             if kind in show:
                 show[kind](topic, deserialize_message(data, kind))
+
+    def _give_up(self, sentence: str) -> None:
+        """No room: says so once, saves what can be saved, and lets the others go on."""
+        self._full = True
+        self.report.problem("disk", sentence)
+        bag, self._bag = self._bag, None
+        video, self._video = self._video, None
+        for ending in (bag, video):
+            with contextlib.suppress(DiskFull, OSError):
+                if ending is not None:
+                    ending.close()
 
     def _show_image(self, topic: str, message: Image) -> None:
         camera = topic.split("/")[0]
@@ -138,13 +170,19 @@ class RecorderNode(GraphNode):
         self._end_video()
         self._thought, self._decision = "", ""
         name = f"episode_{state.episode:02d}_{file_name(state.task_name)}_seed{state.seed}.mp4"
-        self._video = EpisodeVideo(self._output / name, self.settings.number("frame_rate_hz"))
+        self._video = EpisodeVideo(unused(self._output / name), self.settings.number("frame_rate_hz"))
 
     def _end_video(self) -> None:
         if self._video is not None:
             self._video.close()
             self.report.values(last_video=self._video.path)
             self._video = None
+
+
+def unused(path: Path) -> Path:
+    """`path`, or the first of path_2, path_3, ... that does not exist: a recorder may be started anew."""
+    names = chain([path], (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def main() -> int:

@@ -90,13 +90,17 @@ class EpisodeVideo:
     def __init__(self, path: Path, frame_rate_hz: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._container = av.open(str(path), "w")
+        # In fragments of a second, each whole on the disk: a video that nobody could close is still a video.
+        self._container = av.open(
+            str(path), "w", options={"movflags": "frag_keyframe+empty_moov", "flush_packets": "1"}
+        )
         rate = Fraction(frame_rate_hz).limit_denominator(1000)
         self._stream = self._container.add_stream(
             "libx264", rate=rate, options={"preset": "ultrafast", "crf": "23"}
         )
         self._stream.width, self._stream.height = SIZE
         self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.gop_size = max(1, round(frame_rate_hz))
         self._stream.codec_context.thread_count = 1  # the policy needs the other cores more
 
     def add(self, frame: NDArray[np.uint8], times: int = 1) -> None:
@@ -106,7 +110,7 @@ class EpisodeVideo:
                 self._container.mux(packet)
 
     def close(self) -> None:
-        """Writes the rest; without it players refuse the file."""
+        """Writes the rest, at most the last second."""
         for packet in self._stream.encode():
             self._container.mux(packet)
         self._container.close()
