@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dtvla.policy.errors import plain
 from dtvla.sim.bootstrap import SimulatorUnavailable, cache_folder, import_libero, write_atomically
 
 VARIABLE = "DTVLA_ASSETS"
@@ -161,9 +162,14 @@ def _unpack(archive: Path, folder: Path, on_progress: OnProgress) -> None:
                 tar.extract(member, folder, filter="data")
                 on_progress(raw.tell() / size)
     except tarfile.FilterError as error:
-        raise SimulatorUnavailable(f"{archive} is not trusted and was not unpacked: {error}") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SimulatorUnavailable(f"{archive} cannot be unpacked: {error}") from error
+        raise SimulatorUnavailable(
+            f"{archive} is not trusted and was not unpacked ({plain(error)}). Pack the assets again, with "
+            "nothing but files and folders."
+        ) from error
+    except Exception as error:  # a damaged archive raises many kinds
+        raise SimulatorUnavailable(
+            f"{archive} cannot be unpacked ({plain(error)}). Copy it again, or pack it anew."
+        ) from error
 
 
 def _top(folder: Path) -> Path:

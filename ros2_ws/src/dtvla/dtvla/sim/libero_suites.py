@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.policy.errors import plain
 from dtvla.sim.bootstrap import SimulatorUnavailable, libero_package
 
 # Control periods per episode, without the settling steps. The reference counts 620 for libero_10 where
 # OpenVLA's script stops at 520; the others agree.
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 620}
+
+MAX_STATES_BYTES = 1 << 26  # unpacked; the benchmark's largest file has 0.1 MB
 
 
 @lru_cache(maxsize=1)
@@ -74,11 +77,15 @@ def read_arrays(path: Path) -> NDArray[np.float64]:
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            if archive.getinfo(entry).file_size > MAX_STATES_BYTES:
+                raise ValueError(f"it would take more than {MAX_STATES_BYTES} bytes of memory")
             value = _ArraysOnly(io.BytesIO(archive.read(entry))).load()
     except FileNotFoundError:
         raise ValueError(f"The initial states {path} do not exist; install hf-libero again.") from None
-    except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is not a file of initial states: {error}") from error
+    except Exception as error:  # a damaged archive or pickle raises many kinds
+        raise ValueError(
+            f"{path} is not a file of initial states ({type(error).__name__}: {plain(error)})."
+        ) from error
     if not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.ndim != 2:
         raise ValueError(f"{path} holds no matrix of float64 but {type(value).__name__}.")
     if not np.isfinite(value).all():

@@ -12,7 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from dtvla.control.options import ChunkMode, ChunkSeam
 from dtvla.policy.bundle import Bundle
+from dtvla.policy.errors import plain
 from dtvla.policy.options import BackendName, Decoding, Thinking
 from dtvla.sim import assets
+from dtvla.sim.reading import read
 from dtvla.sim.variations import Variation
 
 OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
@@ -128,8 +130,19 @@ def pack_actions(actions: Sequence[NDArray[np.floating]]) -> str:
 
 
 def unpack_actions(packed: str) -> NDArray[np.float64]:
-    """The actions [T, 7] that `pack_actions` packed."""
-    return np.frombuffer(base64.b64decode(packed, validate=True), "<f8").reshape(-1, 7).astype(np.float64)
+    """The actions [T, 7] that `pack_actions` packed.
+
+    Raises:
+        ValueError: they are not finite, or nothing that was packed so.
+    """
+    try:
+        content = base64.b64decode(packed, validate=True)
+        actions = np.frombuffer(content, "<f8").reshape(-1, 7).astype(np.float64)
+    except ValueError as error:
+        raise ValueError(f"The recorded actions are damaged ({plain(error)}).") from None
+    if not np.isfinite(actions).all():
+        raise ValueError("The recorded actions hold numbers that are not finite.")
+    return actions
 
 
 class Journal:
@@ -191,9 +204,9 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
         results = [_episode(row) for row in rows]
         head["options"]["suite"]
         head["options"] = _said(EvalOptions("")) | head["options"]  # an older record knows fewer options
-    except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is no record of an evaluation ({type(error).__name__}: {error})."
+            f"{path} is no record of an evaluation ({type(error).__name__}: {plain(error)})."
         ) from error
     return head, [result for result in results if not result.error]
 
@@ -208,17 +221,16 @@ def read_summary(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
         head = json.loads(path.read_text())
         results = [_episode(row) for row in head.pop("results")]
         head = {"assets": assets_label("embedded"), "suite": head["options"]["suite"], **head}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is no summary of an evaluation ({type(error).__name__}: {error})."
+            f"{path} is no summary of an evaluation ({type(error).__name__}: {plain(error)})."
         ) from error
     return head, results
 
 
 def _episode(row: dict[str, Any]) -> EpisodeResult:
     """An episode as JSON has it; fields that this version does not know are left out."""
-    known = {each.name for each in fields(EpisodeResult)}
-    return EpisodeResult(**{key: value for key, value in row.items() if key in known})
+    return read(EpisodeResult, row, others=True)
 
 
 def begun_options(folder: Path) -> EvalOptions:
@@ -227,8 +239,14 @@ def begun_options(folder: Path) -> EvalOptions:
     Raises:
         ValueError: there is none.
     """
-    options = read_journal(folder / JOURNAL)[0]["options"]
-    return EvalOptions(**options | {"tasks": tuple(options["tasks"])})
+    path = folder / JOURNAL
+    options = read_journal(path)[0]["options"]
+    try:
+        return read(EvalOptions, options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The options in {path} are not those of an evaluation: {plain(error).rstrip('.')}."
+        ) from None
 
 
 def identity(options: EvalOptions) -> dict[str, Any]:
