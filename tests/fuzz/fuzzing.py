@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -26,6 +29,13 @@ def fuzz(usual: int = 100) -> Callable[[T], T]:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """A folder of one example; pytest's own lists all before it to find a name for the next."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 def in_words(call: Callable[[], T], *errors: type[Exception]) -> T | None:

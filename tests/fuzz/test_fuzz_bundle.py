@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import damaged, fuzz, in_words, mutated, values
+from fuzzing import damaged, fuzz, in_words, mutated, new_folder, values
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -155,17 +155,15 @@ def test_a_damaged_graph_names_files_or_is_refused(content: bytes, tmp_path: Pat
 
 @fuzz(100)
 @given(signature=st.binary(max_size=80), manifest=st.binary(max_size=100), key=st.binary(max_size=200))
-def test_no_bytes_pass_for_a_signature_or_a_key(
-    signature: bytes, manifest: bytes, key: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("signed")
-    public = make_keys(folder / "key")
-    (folder / "policy.json.sig").write_bytes(signature)
-    assert in_words(lambda: verify(folder, manifest, public), BundleError) is None
-    (folder / "wrong").write_bytes(key)
-    (folder / "wrong").chmod(0o600)
-    assert in_words(lambda: verify(folder, manifest, folder / "wrong"), KeyFileError) is None
-    assert in_words(lambda: sign(folder, folder / "wrong"), KeyFileError) is None
+def test_no_bytes_pass_for_a_signature_or_a_key(signature: bytes, manifest: bytes, key: bytes) -> None:
+    with new_folder() as folder:
+        public = make_keys(folder / "key")
+        (folder / "policy.json.sig").write_bytes(signature)
+        assert in_words(lambda: verify(folder, manifest, public), BundleError) is None
+        (folder / "wrong").write_bytes(key)
+        (folder / "wrong").chmod(0o600)
+        assert in_words(lambda: verify(folder, manifest, folder / "wrong"), KeyFileError) is None
+        assert in_words(lambda: sign(folder, folder / "wrong"), KeyFileError) is None
 
 
 def _speaks_or_refuses(tokenizer: Tokenizer) -> None:

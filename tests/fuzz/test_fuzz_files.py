@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import damaged, fuzz, in_words, mutated
+from fuzzing import damaged, fuzz, in_words, mutated, new_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -196,23 +196,23 @@ def members(draw: st.DrawFn) -> tarfile.TarInfo:
 @fuzz(100)
 @given(entries=st.lists(members(), max_size=5), data=st.data())
 def test_an_archive_writes_nothing_outside_its_folder(
-    entries: list[tarfile.TarInfo], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    entries: list[tarfile.TarInfo], data: st.DataObject
 ) -> None:
-    place = tmp_path_factory.mktemp("assets")
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape") as tar:
         for info in entries:
             tar.addfile(info, io.BytesIO(b"abc") if info.size else None)
     content = file.getvalue()
-    (place / "pack.tar").write_bytes(data.draw(damaged(content)) if data.draw(st.booleans()) else content)
-    folder = place / "cache" / "all"
-    folder.mkdir(parents=True)
-    in_words(lambda: assets._unpack(place / "pack.tar", folder, lambda share: None), SimulatorUnavailable)
-    assert {path.name for path in place.iterdir()} == {"pack.tar", "cache"}
-    assert {path.name for path in folder.parent.iterdir()} == {"all"}
-    for path in folder.rglob("*"):
-        assert Path(os.path.realpath(path)).is_relative_to(folder.resolve())
-        assert path.is_symlink() or path.is_file() or path.is_dir()
+    with new_folder() as place:
+        (place / "pack.tar").write_bytes(data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+        folder = place / "cache" / "all"
+        folder.mkdir(parents=True)
+        in_words(lambda: assets._unpack(place / "pack.tar", folder, lambda share: None), SimulatorUnavailable)
+        assert {path.name for path in place.iterdir()} == {"pack.tar", "cache"}
+        assert {path.name for path in folder.parent.iterdir()} == {"all"}
+        for path in folder.rglob("*"):
+            assert Path(os.path.realpath(path)).is_relative_to(folder.resolve())
+            assert path.is_symlink() or path.is_file() or path.is_dir()
 
 
 @fuzz(60)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import damaged, fuzz, in_words, values
+from fuzzing import damaged, fuzz, in_words, new_folder, values
 from geometry_msgs.msg import PoseStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
@@ -250,15 +251,11 @@ def test_serialised_messages_with_damaged_bytes_do_not_take_a_node_down() -> Non
 
 @fuzz(20)
 @given(contents=st.lists(st.binary(max_size=100), min_size=1, max_size=5))
-def test_a_bag_keeps_every_byte_of_what_came_whatever_it_is(
-    contents: list[bytes], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    from rosbags.rosbag2 import Reader
-
-    folder = tmp_path_factory.mktemp("bag") / "bag"
-    bag = Bag(folder)
-    for index, content in enumerate(contents):
-        bag.write("/policy/reasoning", "dtvla_msgs/msg/Reasoning", index, content)
-    bag.close()
-    with Reader(folder) as reader:
-        assert [bytes(data) for _, _, data in reader.messages()] == contents
+def test_a_bag_keeps_every_byte_of_what_came_whatever_it_is(contents: list[bytes]) -> None:
+    with new_folder() as place:
+        bag = Bag(place / "bag")
+        for index, content in enumerate(contents):
+            bag.write("/policy/reasoning", "dtvla_msgs/msg/Reasoning", index, content)
+        bag.close()
+        with Reader(place / "bag") as reader:
+            assert [bytes(data) for _, _, data in reader.messages()] == contents

@@ -76,12 +76,12 @@ def test_a_node_is_started_in_the_enclave_that_the_policy_names() -> None:
         line = command(node, {})
         assert line[line.index("--enclave") + 1] == enclave(node.name)
         assert enclave(node.name) in paths
-    assert "/operator" in paths
+    assert "/" in paths
 
 
 def test_no_node_but_the_operator_and_the_bridge_may_give_instructions() -> None:
     may = {grant.enclave for grant in grants(Site()) if "instruction" in str(grant.allowed.publishes)}
-    assert may == {"/operator", "/libero_bridge_node"}
+    assert may == {"/", "/libero_bridge_node"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_moves_an_arm_comes_from_one_node(topic: str, only: str) -> None:
 
 
 def test_the_operator_may_stop_an_arm_and_release_it_and_bring_every_node_up() -> None:
-    allowed = granted(Site("cell"), "/cell/operator")
+    allowed = granted(Site("cell"), "/")
     assert {"/cell/stop", "/cell/clear_stop", "/cell/reset_scene"} <= set(allowed.calls)
     assert "/cell/execute_instruction" in allowed.sends
     assert {f"/cell/{node.name}/change_state" for node in GRAPH if node.lifecycle} <= set(allowed.calls)
@@ -118,13 +118,13 @@ def test_a_namespace_lies_before_every_relative_name() -> None:
 def test_several_robots_have_their_own_nodes_and_one_policy_node() -> None:
     site = Site(robots=("left", "right"))
     paths = {grant.enclave for grant in grants(site)}
-    assert {"/left/controller_node", "/right/controller_node", "/policy_node", "/operator"} <= paths
+    assert {"/left/controller_node", "/right/controller_node", "/policy_node", "/"} <= paths
     assert "/left/policy_node" not in paths
     policy_node = granted(site, "/policy_node")
     assert {"left/policy/action_chunk", "right/policy/action_chunk"} <= set(policy_node.publishes)
     assert "policy/action_chunk" not in policy_node.publishes
     assert policy_node.publishes.count("/rosout") == 1
-    said = granted(site, "/operator")
+    said = granted(site, "/")
     assert {"/left/instruction", "/right/instruction"} == set(said.publishes) - {
         "/rosout",
         "/parameter_events",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dtvla.sim.results import EpisodeResult, EvalOptions
 
 OK, FAILED = 0, 1
+MOST_TASKS = 1000  # as the bridge's parameter `task`
 
 assets_app = SubcommandApp()
 console = Console()
@@ -295,5 +296,7 @@ def task_numbers(words: str) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()) or part.endswith("-"):
             raise ValueError(f"--tasks takes numbers and ranges such as 0-9 or 0,3,5, not '{words}'.")
+        if int(last or first) > MOST_TASKS:
+            raise ValueError(f"--tasks '{words}' is beyond any suite; numbers up to {MOST_TASKS} are taken.")
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))

@@ -17,7 +17,8 @@ from dtvla.graph import GRAPH
 from dtvla.ports import CAMERA, CAMERAS, EVERY_NODE, Ports, ports
 
 FILE = "policy.xml"
-OPERATOR = "operator"
+OPERATOR = "/"  # the enclave that ROS tools and launchers are in when nothing names another
+ANY = "*"  # DDS matches names in permissions as a shell does
 SERVES_MANY = "policy_node"  # its parameter `robots`: one node, topics below each robot's namespace
 _VERSION = "0.2.0"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -71,8 +72,8 @@ class Grant:
 
     @property
     def enclave(self) -> str:
-        """The enclave's path: the node's full name."""
-        return enclave(self.node if self.node != "*" else OPERATOR, self.namespace)
+        """The enclave's path: the node's full name; the operator's tools have no name to go by."""
+        return OPERATOR if self.node == ANY else enclave(self.node, self.namespace)
 
     def full(self, name: str) -> str:
         """A name as DDS sees it (before the prefix for its kind)."""
@@ -159,7 +160,7 @@ def _operator(nodes: Sequence[Grant], site: Site) -> Grant:
         calls=tuple(others["serves"]),
         sends=tuple(others["executes"]),
     )
-    return Grant(_absolute(site.namespace), "*", allowed | EVERY_NODE)
+    return Grant("/", ANY, allowed | EVERY_NODE)
 
 
 def _for_robots(common: Ports, site: Site) -> Ports:

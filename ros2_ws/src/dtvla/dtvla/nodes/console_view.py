@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dtvla.policy.errors import plain
 from dtvla.policy.stopwatch import TIMINGS
 
 WIDEST = 100
@@ -40,6 +41,11 @@ class Scene:
     decision: int = 0
     latencies_ms: dict[str, float] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Words come in messages: none of them may act on the terminal, or fill it."""
+        self.task, self.instruction, self.thought = map(plain, (self.task, self.instruction, self.thought))
+        self.problems = {plain(name): plain(words) for name, words in self.problems.items()}
 
 
 def outcome(scene: Scene) -> str:

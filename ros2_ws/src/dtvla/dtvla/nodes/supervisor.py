@@ -15,7 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from dtvla.nodes import qos
-from dtvla.security import OPERATOR, enclave
+from dtvla.security import OPERATOR
 from dtvla_msgs.msg import ActionChunk, TaskState
 from dtvla_msgs.srv import ResetScene
 
@@ -42,7 +42,7 @@ class Supervisor:
         self._check = check
         self._context = Context()
         rclpy.init(
-            args=["--ros-args", "--enclave", enclave(OPERATOR, namespace)],
+            args=["--ros-args", "--enclave", OPERATOR],
             context=self._context,
             domain_id=domain,
             signal_handler_options=SignalHandlerOptions.NO,

@@ -29,7 +29,7 @@ def clean_instruction(instruction: str) -> str:
     Raises:
         PolicyInputError: empty, too long, or holding control characters.
     """
-    if not isinstance(instruction, str) or not instruction.strip():
+    if not isinstance(instruction, str) or not instruction.replace("_", " ").strip():
         raise PolicyInputError("The instruction is empty; say what to do, for example 'pick up the can'.")
     if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
         raise PolicyInputError(

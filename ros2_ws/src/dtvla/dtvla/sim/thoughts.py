@@ -79,7 +79,9 @@ def parse_thought(text: str) -> ParsedThought:
     """Reads a thought back into numbers; what is not stated, or garbled, is None."""
     noun = re.search(r"[Tt]he ([a-z ]+?) is ", text)
     offset = None
-    found = re.search(r"(\d+) cm (left|right), (\d+) cm (forward|back), (\d+) cm (above|below)", text)
+    found = re.search(
+        r"\b([0-9]{1,4}) cm (left|right), ([0-9]{1,4}) cm (forward|back), ([0-9]{1,4}) cm (above|below)", text
+    )
     if found:
         signs = {"left": 1, "right": -1, "forward": 1, "back": -1, "above": 1, "below": -1}
         y, x, z = (signs[found[i + 1]] * int(found[i]) / 100 for i in (1, 3, 5))
