@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from dtvla.cli_sim import task_numbers
+from dtvla.graph import GraphOptions
 from dtvla.nodes.console_view import Scene, thought_line
 from dtvla.policy.backends.signatures import check_decoder
 from dtvla.policy.errors import BundleError, PolicyInputError
@@ -166,3 +167,12 @@ class _Bare:
 def test_finite_actions_come_back_bit_for_bit() -> None:
     actions = np.random.default_rng(0).normal(size=(5, 7))
     assert (unpack_actions(pack_actions(list(actions))) == actions).all()
+
+
+@pytest.mark.parametrize("option", [{"cameras": "0=0"}, {"cameras": "wrist=/a b"}, {"namespace": "é"}])
+def test_names_that_ros_does_not_take_are_refused_before_a_node_is_started_with_them(
+    option: dict[str, str],
+) -> None:
+    """They reached the nodes' command lines as remappings, which ROS answers with a traceback."""
+    with pytest.raises(ValueError, match="letters, digits and _ only"):
+        GraphOptions(bundle=Path(), **option)  # type: ignore[arg-type]

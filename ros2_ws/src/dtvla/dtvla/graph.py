@@ -15,6 +15,9 @@ from dtvla.resources import resource
 ParameterValue = bool | int | float | str
 ROBOTS = ("simulator", "panda", "fr3")
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what ROS takes as one part of a name
+_TOPIC = re.compile(rf"/?{_NAME.pattern}(/{_NAME.pattern})*")
+
 
 @dataclass(frozen=True)
 class NodeSpec:
@@ -148,7 +151,7 @@ class GraphOptions:
             raise ValueError("The simulated arm is a Panda. Choose robot panda, or leave the simulator out.")
         if self.use_sim_time not in ("auto", "true", "false"):
             raise ValueError(f"use_sim_time is '{self.use_sim_time}'; it must be auto, true or false.")
-        if self.namespace and not re.fullmatch(r"/?[A-Za-z]\w*(/[A-Za-z]\w*)*", self.namespace):
+        if self.namespace and not _TOPIC.fullmatch(self.namespace):
             raise ValueError(
                 f"'{self.namespace}' is no namespace: letters, digits and _ only, a letter first."
             )
@@ -163,9 +166,10 @@ class GraphOptions:
         found = {}
         for item in filter(None, self.cameras.replace(" ", "").split(",")):
             name, equals, topic = item.partition("=")
-            if not (name and equals and topic):
+            if not (equals and _NAME.fullmatch(name) and _TOPIC.fullmatch(topic)):
                 raise ValueError(
-                    f"cameras has '{item}'; it takes a list such as agentview=/topic,wrist=/topic."
+                    f"cameras has '{item}'; it takes a list such as agentview=/topic,wrist=/topic, of names "
+                    "with letters, digits and _ only, a letter first."
                 )
             found[name] = topic
         return found
