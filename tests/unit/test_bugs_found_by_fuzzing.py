@@ -169,7 +169,7 @@ def test_finite_actions_come_back_bit_for_bit() -> None:
     assert (unpack_actions(pack_actions(list(actions))) == actions).all()
 
 
-@pytest.mark.parametrize("option", [{"cameras": "0=0"}, {"cameras": "wrist=/a b"}, {"namespace": "é"}])
+@pytest.mark.parametrize("option", [{"cameras": "0=0"}, {"cameras": "wrist=/a-b"}, {"namespace": "é"}])
 def test_names_that_ros_does_not_take_are_refused_before_a_node_is_started_with_them(
     option: dict[str, str],
 ) -> None:
