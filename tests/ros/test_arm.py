@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 
 from dtvla.nodes import qos
 from dtvla.nodes.arm_output import GRIPPER, PREVIEW, TARGET
+from dtvla.nodes.supervisor import BringUpError
 from dtvla_msgs.msg import ActionChunk
 
 pytestmark = pytest.mark.ros
@@ -86,9 +87,11 @@ class Arm:
 
 @pytest.fixture
 def arm(tmp_path: Path) -> Iterator[Arm]:
-    with probe_domain() as (probe, domain):
-        with active("controller_node", probe, domain, tmp_path, dry_run=False, **SETTINGS) as process:
-            yield Arm(probe, process)
+    with (
+        probe_domain() as (probe, domain),
+        active("controller_node", probe, domain, tmp_path, dry_run=False, **SETTINGS) as process,
+    ):
+        yield Arm(probe, process)
 
 
 def test_an_arm_follows_chunks_holds_when_they_end_and_when_its_state_is_silent(arm: Arm) -> None:
@@ -172,13 +175,15 @@ def test_an_arm_that_does_not_follow_is_not_pushed(arm: Arm) -> None:
 
 
 def test_a_dry_run_shows_what_the_arm_would_be_told_and_tells_it_nothing(tmp_path: Path) -> None:
-    with probe_domain() as (probe, domain):
-        with active("controller_node", probe, domain, tmp_path, **SETTINGS) as process:
-            arm = Arm(probe, process)
-            arm.follow(1.0)
-            probe.expect(lambda: bool(arm.previews), "no preview comes")
-            assert not arm.targets
-            assert probe.node.count_publishers(f"/{TARGET}") == 0
+    with (
+        probe_domain() as (probe, domain),
+        active("controller_node", probe, domain, tmp_path, **SETTINGS) as process,
+    ):
+        arm = Arm(probe, process)
+        arm.follow(1.0)
+        probe.expect(lambda: bool(arm.previews), "no preview comes")
+        assert not arm.targets
+        assert probe.node.count_publishers(f"/{TARGET}") == 0
 
 
 @pytest.mark.parametrize(
@@ -192,9 +197,9 @@ def test_a_dry_run_shows_what_the_arm_would_be_told_and_tells_it_nothing(tmp_pat
 def test_parameters_that_do_not_fit_the_arm_are_refused_in_words(
     tmp_path: Path, settings: dict[str, object], words: str
 ) -> None:
-    from dtvla.nodes.supervisor import BringUpError
-
-    with probe_domain() as (probe, domain):
-        with NodeProcess("controller_node", domain, tmp_path, **(SETTINGS | settings)):
-            with pytest.raises(BringUpError, match=words):
-                probe.bring_up(["controller_node"])
+    with (
+        probe_domain() as (probe, domain),
+        NodeProcess("controller_node", domain, tmp_path, **(SETTINGS | settings)),
+        pytest.raises(BringUpError, match=words),
+    ):
+        probe.bring_up(["controller_node"])

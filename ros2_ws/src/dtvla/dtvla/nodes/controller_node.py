@@ -181,8 +181,6 @@ class ControllerNode(GraphNode):
         usual_s = 1.0 / self.settings.number("rate_hz")
         if late_s >= LONGEST_TICK_S and not self._lockstep:
             self._follower.rest()  # this process stood still, and so does the arm
-        if late_s >= LONGEST_TICK_S and not self._lockstep:
-            self._follower.rest()  # this process stood still, and so does the arm
         # In lockstep the world says how long a tick lasts; it is asked about the same one again.
         dt_s = late_s if 0 < late_s < LONGEST_TICK_S else (LONGEST_TICK_S / 2 if self._lockstep else usual_s)
         target = self._follower.step(tick_ns, dt_s, suspended=suspended)

@@ -277,9 +277,6 @@ RECORDER = (
     Parameter(
         "min_free_mb", 256.0, "With less room on the disk recording ends, complete.", "MB", 0.0, 1000000.0
     ),
-    Parameter(
-        "min_free_mb", 256.0, "With less room on the disk recording ends, complete.", "MB", 0.0, 1000000.0
-    ),
     Parameter("video", True, "Write one MP4 per episode: the cameras beside the thought."),
     Parameter(
         "frame_rate_hz", 20.0, "Frame rate of the video: one frame per control period.", "Hz", 1.0, 120.0
