@@ -131,6 +131,11 @@ class PoseFollower:
         """Takes in where the joints [7] are, rad."""
         self._joints = np.asarray(positions, np.float64)
 
+    def begin(self) -> None:
+        """The arm was put elsewhere (a new episode): its target starts where it is, with the next chunk."""
+        self._limiter, self.strayed = None, None
+        self.executor.drop_plans()
+
     def rest(self) -> None:
         """The arm was told nothing for a while: it rests at its last target, and starts from there."""
         if self._limiter is not None:

@@ -20,6 +20,7 @@ from rclpy.event_handler import (
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from dtvla.control.chunks import NS_PER_S
 from dtvla.control.follower import Target
 from dtvla.control.watchdogs import RestWatch
 from dtvla.nodes import qos
@@ -35,6 +36,7 @@ from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 WATCH_PERIOD_S = 0.1
 LONGEST_TICK_S = 0.1  # what a late tick counts as at most
+EPISODE_GAP_S = 0.5  # in lockstep, ticks that lie farther apart belong to two episodes
 
 
 class ControllerNode(GraphNode):
@@ -58,7 +60,7 @@ class ControllerNode(GraphNode):
     def activate(self) -> None:
         self._waiting_ns: int | None = None
         self._tick_ns: int | None = None
-        self._tick_s: float | None = None
+        self._told_ns: int | None = None
         self._pose_ns: int | None = None
         self._joints_ns: int | None = None
         self._rival_policies = ""
@@ -176,17 +178,20 @@ class ControllerNode(GraphNode):
     def _answer_arm(self, tick_ns: int, suspended: bool) -> None:
         assert self._follower is not None
         assert self._arm is not None
-        now_s = tick_ns / 1e9 if self._lockstep else time.monotonic()
-        late_s = LONGEST_TICK_S if self._tick_s is None else now_s - self._tick_s
+        now_ns = tick_ns if self._lockstep else time.monotonic_ns()
+        late_s = LONGEST_TICK_S if self._told_ns is None else (now_ns - self._told_ns) / NS_PER_S
         usual_s = 1.0 / self.settings.number("rate_hz")
-        if late_s >= LONGEST_TICK_S and not self._lockstep:
+        if self._lockstep and not 0 <= late_s <= EPISODE_GAP_S:
+            self._follower.begin()
+            self._told_ns = now_ns
+        elif late_s >= LONGEST_TICK_S and not self._lockstep:
             self._follower.rest()  # this process stood still, and so does the arm
         # In lockstep the world says how long a tick lasts; it is asked about the same one again.
         dt_s = late_s if 0 < late_s < LONGEST_TICK_S else (LONGEST_TICK_S / 2 if self._lockstep else usual_s)
         target = self._follower.step(tick_ns, dt_s, suspended=suspended)
         self._waiting_ns = tick_ns if target is None and self._lockstep else None
         if target is not None:
-            self._tick_s = now_s
+            self._told_ns = now_ns
             self._arm.publish(target)
             self._commands.publish(target_delta_message(target, self._frame))
             self._tell(target)
@@ -243,8 +248,8 @@ class ControllerNode(GraphNode):
     def _on_incompatible_policy(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
         self.report.problem(
             "policy qos",
-            f"A publisher of {self.resolve_topic_name('policy/action_chunk')} is not heard: it must be reliable "
-            f"and offer a liveliness lease of at most {qos.LEASE_S:g} s, so that its death is noticed.",
+            f"A publisher of {self.resolve_topic_name('policy/action_chunk')} is not heard: it must be "
+            f"reliable and offer a liveliness lease of at most {qos.LEASE_S:g} s, so that its death is noticed.",
         )
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
