@@ -93,7 +93,7 @@ class Stage:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Silence is long here: only one test waits for it, with a node of its own."""
     folder = tmp_path_factory.mktemp("markers")
-    parameters = {"silence_s": 600.0, "past_chunks": 3}
+    parameters = {"silence_s": 600.0, "past_chunks": 3, "translation_scale": 0.5}
     with (
         probe_domain() as (probe, domain),
         active("reasoning_markers_node", probe, domain, folder, **parameters),
@@ -122,12 +122,12 @@ def test_a_chunk_draws_where_the_gripper_is_to_go_and_when_it_closes(stage: Stag
     stage.show(openings=[0.08] * 2 + [0.0] * 8)
     path = stage.display.named("path")[0]
     assert (path.type, path.header.frame_id, path.frame_locked) == (Marker.LINE_STRIP, "panda_link0", True)
-    steps = 0.001 * np.concatenate([[0], np.cumsum(np.arange(10))])
+    steps = 0.5 * 0.001 * np.concatenate([[0], np.cumsum(np.arange(10))])
     np.testing.assert_allclose([p.x for p in path.points], 0.4 + steps)
     np.testing.assert_allclose([p.z for p in path.points], 0.3)
     assert stage.texts("gripper words") == ["closes"]
     (ball,) = stage.display.named("gripper")
-    assert ball.pose.position.x == pytest.approx(0.401)
+    assert ball.pose.position.x == pytest.approx(0.4005)
 
 
 def test_past_paths_fade_and_rviz_never_grows(stage: Stage) -> None:

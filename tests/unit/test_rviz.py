@@ -19,6 +19,7 @@ BY_CLASS = {  # displays and what they draw
     "rviz_default_plugins/MarkerArray": {"/reasoning_markers"},
     "rviz_default_plugins/Image": {*(f"/{name}/image_raw" for name in CAMERAS), "/reasoning/overlay"},
     "rviz_default_plugins/RobotModel": {"/robot_description"},
+    "rviz_default_plugins/Pose": {"/target_pose", "/controller/preview_pose"},
 }
 
 
@@ -42,7 +43,7 @@ def test_every_topic_is_published_by_the_graph_or_by_the_state_publisher_beside_
     assert set(topics(resource(CONFIG))) - {"/robot_description"} <= published()
 
 
-def test_it_shows_robot_frames_cameras_overlay_and_markers() -> None:
+def test_it_shows_robot_frames_cameras_overlay_markers_and_targets() -> None:
     for kind, wanted in BY_CLASS.items():
         assert {topic_of(display)["Value"] for display in displays(kind)} == wanted
     assert len(displays("rviz_default_plugins/TF")) == 1

@@ -19,21 +19,25 @@ import yaml
 from numpy.typing import NDArray
 
 from dtvla import domains
-from dtvla.control.kinematics import Arm, read_urdf
+from dtvla.control.kinematics import read_urdf
+from dtvla.control.shapes import Facet, facets
 from dtvla.graph import GraphOptions, default_bundle
 from dtvla.launcher import RunningGraph
-from dtvla.nodes.marker_view import Kind
+from dtvla.nodes.marker_view import MOST_EVENTS, Kind
 from dtvla.resources import resource
+from dtvla.rviz import CONFIG
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image
     from visualization_msgs.msg import Marker, MarkerArray
 
 Vector = NDArray[np.float64]
-ARM_LINKS = tuple(f"panda_link{n}" for n in range(8)) + ("panda_hand", "panda_grip_site")
 PATIENCE_S = 120.0
-BACKGROUND, GRID, ARM = "#303030", "#4a4a4c", "#d8dade"
-DPI = 100
+BACKGROUND, GRID, QUIET = "#303030", "#4a4a4c", "#9a9ca2"
+LIGHT = (0.4, 0.3, 0.9)
+SIZE_IN, DPI = (11.0, 7.0), 100
+NEAR_AT = (0.755, 0.6, 0.235, 0.385)
+NEAR = ("path", "rows", "gripper", "gripper words")  # what the view from near shows
 
 
 class Display:
@@ -80,7 +84,7 @@ class Sight:
 
 
 def watch(folder: Path, *, seed: int = 0) -> Sight:
-    """Plays the first task and returns the moment at which the gripper is about to close, with past paths.
+    """Plays the first task and returns a moment after the gripper has closed.
 
     Args:
         folder: for the logs.
@@ -127,73 +131,84 @@ def watch(folder: Path, *, seed: int = 0) -> Sight:
 
 
 def _worth_seeing(display: Display) -> bool:
-    """A thought, a full set of paths, and a gripper that is about to do something."""
-    return (
-        bool(display.named("thought")) and len(display.named("path")) >= 6 and bool(display.named("gripper"))
-    )
+    """The gripper closed a few decisions ago, and the arm is on its way with what it holds."""
+    closed = any(marker.id >= 3 * MOST_EVENTS for marker in display.named("gripper"))
+    return closed and bool(display.named("thought")) and bool(display.named("decision"))
 
 
 def draw_markers(sight: Sight, path: Path) -> None:
-    """Draws the markers and the arm as the view of `urdf/dtvla.rviz` shows them, as a PNG."""
+    """Draws the markers and the arm as a PNG: as the view of `urdf/dtvla.rviz` shows them, and from near."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    view = yaml.safe_load(resource("urdf/dtvla.rviz").read_text())["Visualization Manager"]["Views"][
-        "Current"
-    ]
-    figure = Figure(figsize=(11, 7), facecolor=BACKGROUND, dpi=DPI)
-    axes: Any = figure.add_axes((0.0, 0.0, 1.0, 1.0), projection="3d")
-    axes.set_facecolor(BACKGROUND)
-    axes.set_axis_off()
-    axes.view_init(elev=np.degrees(view["Pitch"]), azim=np.degrees(view["Yaw"]))
+    view = yaml.safe_load(resource(CONFIG).read_text())["Visualization Manager"]["Views"]["Current"]
+    angles = {"elev": float(np.degrees(view["Pitch"])), "azim": float(np.degrees(view["Yaw"]))}
     middle = np.array([view["Focal Point"][axis] for axis in "XYZ"])
-    for axis, at, half in zip("xyz", middle, (0.9, 1.1, 0.7), strict=True):
-        getattr(axes, f"set_{axis}lim")(at - half, at + half)
-    axes.set_box_aspect((0.9, 1.1, 0.7), zoom=1.9)
-    _draw_floor(axes)
-    bones = arm_points(sight.joints)
-    axes.plot(*bones.T, color=ARM, linewidth=7, alpha=0.55, solid_capstyle="round", solid_joinstyle="round")
-    axes.scatter(*bones.T, color=ARM, s=60, alpha=0.9, depthshade=False)
-    figure.canvas.draw()  # fixes the projection, which the letters' size depends on
-    for marker in sight.markers:
-        _draw(axes, marker)
+    shapes = facets(read_urdf(resource("urdf/panda.urdf.xacro")), sight.joints, "panda_link0")
+    figure = Figure(figsize=SIZE_IN, facecolor=BACKGROUND, dpi=DPI)
+    whole: Any = figure.add_axes((-0.25, -0.5, 1.5, 2.0), projection="3d", computed_zorder=False)
+    _look(whole, middle, 0.4 * float(view["Distance"]), angles)
+    _draw_scene(whole, shapes, sight.markers)
+    near: Any = figure.add_axes(NEAR_AT, projection="3d", computed_zorder=False)
+    start = next(marker for marker in sight.markers if marker.ns == "path" and marker.id == 0).points[0]
+    _look(near, np.array([start.x, start.y, start.z]), 0.13, angles)
+    _draw_scene(near, shapes, [marker for marker in sight.markers if marker.ns in NEAR], clip=True)
+    left, bottom, width, height = NEAR_AT
+    figure.text(left + 0.008, bottom + height - 0.025, "from near", color=QUIET, fontsize=10)
+    figure.add_artist(Rectangle((left, bottom), width, height, fc="none", ec=QUIET, lw=0.8))
     figure.savefig(path, dpi=DPI)
 
 
-def arm_points(joints: dict[str, float]) -> Vector:
-    """Where the arm's links are [n, 3], from base to gripper, by the kinematics of the URDF."""
-    urdf = read_urdf(resource("urdf/panda.urdf.xacro"))
-    points = [np.zeros(3)]
-    for link in ARM_LINKS[1:]:
-        arm = Arm(urdf, tip=link)
-        points.append(arm.forward(np.array([joints[name] for name in arm.joint_names])).position_m)
-    return np.array(points)
+def _look(axes: Any, middle: Vector, half_m: float, angles: dict[str, float]) -> None:
+    """Points the view at `middle` [3], with everything up to `half_m` around it in sight."""
+    axes.set_facecolor(BACKGROUND)
+    axes.set_axis_off()
+    axes.view_init(**angles)
+    for axis, at in zip("xyz", middle, strict=True):
+        getattr(axes, f"set_{axis}lim")(at - half_m, at + half_m)
+    axes.set_box_aspect((1, 1, 1))
+    axes.apply_aspect()
+    axes.M = axes.get_proj()  # the size of letters depends on it
 
 
-def _draw_floor(axes: Any) -> None:
+def _draw_scene(axes: Any, shapes: list[Facet], markers: list[Marker], *, clip: bool = False) -> None:
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
     for value in np.arange(-1.0, 1.01, 0.2):
-        axes.plot([value, value], [-1, 1], [0, 0], color=GRID, linewidth=0.6)
-        axes.plot([-1, 1], [value, value], [0, 0], color=GRID, linewidth=0.6)
+        axes.plot([value, value], [-1, 1], [0, 0], color=GRID, linewidth=0.6, clip_on=clip, zorder=0)
+        axes.plot([-1, 1], [value, value], [0, 0], color=GRID, linewidth=0.6, clip_on=clip, zorder=0)
+    light = np.array(LIGHT) / np.linalg.norm(LIGHT)
+    colours = [
+        (*(np.array(s.colour[:3]) * (0.45 + 0.5 * max(float(s.normal @ light), 0.0))), 1) for s in shapes
+    ]
+    body = Poly3DCollection([s.corners for s in shapes], facecolors=colours, edgecolors=colours, lw=0.5)
+    body.set_zorder(1)
+    body.set_clip_on(clip)
+    axes.add_collection3d(body)
+    for marker in markers:
+        _draw(axes, marker)
 
 
 def _draw(axes: Any, marker: Marker) -> None:
     kind, colour = Kind(marker.type), _rgba(marker.color)
-    points = np.array([[p.x, p.y, p.z] for p in marker.points]).reshape(-1, 3)
-    colours = [_rgba(c) for c in marker.colors] or [colour] * len(points)
     place = marker.pose.position
-    centre = (place.x, place.y, place.z)
-    points_per_m = 72 / DPI * _pixels_per_metre(axes, centre if len(points) == 0 else points[0])
+    points = np.array([[p.x, p.y, p.z] for p in [*marker.points, place][: len(marker.points) or 1]])
+    colours = [_rgba(c) for c in marker.colors] or [colour] * len(points)
+    points_per_m = 72 / DPI * _pixels_per_metre(axes, points[0])
     if kind is Kind.WORDS:
-        size = 0.9 * marker.scale.z * points_per_m
-        axes.text(*centre, marker.text, color=colour, fontsize=size, ha="center", va="center")
-    elif kind is Kind.BALL:
-        axes.scatter(*centre, color=[colour], s=(marker.scale.x * points_per_m) ** 2, depthshade=False)
-    elif kind is Kind.DOTS:
-        axes.scatter(*points.T, color=colours, s=(marker.scale.x * points_per_m) ** 2, depthshade=False)
+        size = 0.85 * marker.scale.z * points_per_m
+        looks = {"ha": "center", "va": "center", "zorder": 4, "clip_on": False}
+        axes.text(*points[0], marker.text, color=colour, fontsize=size, **looks)
+    elif kind in (Kind.BALL, Kind.DOTS):
+        size = (marker.scale.x * points_per_m) ** 2
+        axes.scatter(*points.T, color=colours, s=size, depthshade=False, linewidths=0, zorder=3)
     else:
+        width = max(marker.scale.x * points_per_m, 1.0)
         step = 2 if kind is Kind.EDGES else 1
         for index in range(0, len(points) - 1, step):
             pair = points[index : index + 2]
-            axes.plot(*pair.T, color=colours[index + 1], linewidth=max(marker.scale.x * points_per_m, 0.8))
+            looks = {"solid_capstyle": "round", "clip_on": False, "zorder": 2}
+            axes.plot(*pair.T, color=colours[index + 1], linewidth=width, **looks)
 
 
 def _pixels_per_metre(axes: Any, at: Any) -> float:

@@ -31,7 +31,7 @@ _STATES = {State.EXECUTING.value: GOOD, State.STOPPED.value: BAD}  # the others:
 
 LINE_PITCH = 1.3  # from line to line, in letter heights
 LATER_ALPHA = 0.3  # of rows that the next decision will replace
-PAST_ALPHA = 0.6  # of the newest past path; older ones are fainter
+PAST_ALPHA = 0.8  # of the newest past path; older ones are fainter
 BOX_ALPHA = 0.35
 EVENT_M = 0.022
 MOST_EVENTS = 4  # of one chunk
@@ -156,7 +156,7 @@ def _newest(plan: Plan, style: Style) -> list[Sketch]:
 def _past(plan: Plan, age: int, style: Style) -> list[Sketch]:
     """The executed part of a past path, fainter the older it is."""
     colour = (*PATH[:3], fade(age, style.past_plans))
-    return [Sketch("path", age, Kind.PATH, colour, 0.6 * style.line_m, plan.points[: plan.executed + 1])]
+    return [Sketch("path", age, Kind.PATH, colour, 0.7 * style.line_m, plan.points[: plan.executed + 1])]
 
 
 def fade(age: int, past: int) -> float:

@@ -89,11 +89,12 @@ class Plans:
     Args:
         past: how many past ones stay.
         half_open_m: above this opening a gripper counts as open.
+        scale: share of a planned translation that the arm makes.
     """
 
-    def __init__(self, past: int, half_open_m: float) -> None:
+    def __init__(self, past: int, half_open_m: float, scale: float = 1.0) -> None:
         self._plans: deque[Plan] = deque(maxlen=past + 1)
-        self._half_open_m = half_open_m
+        self._half_open_m, self._scale = half_open_m, scale
 
     def add(self, chunk: Chunk, start: Vector) -> None:
         """Adds a chunk's plan, from `start` [3] on; the same chunk once more changes nothing."""
@@ -104,7 +105,7 @@ class Plans:
         is_open = chunk.gripper_openings > self._half_open_m
         # What the plan before ended with, not what is measured: fingers around a thing are half open.
         events = gripper_events(is_open, newest.open_after if newest is not None else bool(is_open[0]))
-        points = planned_path(start, chunk.translations)
+        points = planned_path(start, self._scale * chunk.translations)
         after = bool(is_open[chunk.execute_steps - 1])
         self._plans.appendleft(Plan(key, points, chunk.execute_steps, events, after))
 

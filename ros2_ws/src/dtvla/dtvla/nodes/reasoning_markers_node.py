@@ -48,7 +48,11 @@ class ReasoningMarkersNode(GraphNode):
     def activate(self) -> None:
         settings = self.settings
         self._said = Said(settings.number("silence_s"))
-        self._plans = Plans(settings.integer("past_chunks"), settings.number("gripper_half_open_m"))
+        self._plans = Plans(
+            settings.integer("past_chunks"),
+            settings.number("gripper_half_open_m"),
+            settings.number("translation_scale"),
+        )
         self._track = Track()
         self._chapter = 0
         self._shown: dict[tuple[str, int], Marker] = {}
