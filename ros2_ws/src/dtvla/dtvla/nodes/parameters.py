@@ -298,7 +298,7 @@ REASONING_MARKERS = (
     Parameter(
         "translation_scale",
         0.25,
-        "Share of a planned translation that the arm makes: the controller's on an arm; simulated, 0.25.",
+        "Share of a planned translation that the arm really makes; LIBERO's simulated arm: 0.25 (measured).",
         "",
         0.001,
         1.0,
