@@ -6,31 +6,27 @@ files in launch/ only choose defaults. Needs `launch` and `launch_ros`, which ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, fields
-from itertools import count
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
-    RegisterEventHandler,
     Shutdown,
 )
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
-from launch.events.process import ProcessExited, ProcessStarted
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
 
 from dtvla.graph import (
+    ROBOTS,
     GraphOptions,
     NodeSpec,
     default_bundle,
@@ -39,13 +35,15 @@ from dtvla.graph import (
     remappings,
     selected,
 )
+from dtvla.nodes.launch_lifecycle import BringUp
+from dtvla.policy.options import BACKENDS
 from dtvla.resources import resource
 from dtvla.security import enclave
 
 RESPAWN_DELAY_S = 1.0
 SENTENCES = {
     "bundle": "folder of the policy bundle; empty takes the one that ships with dtvla",
-    "backend": "what runs it; auto takes TensorRT engines that fit this machine, else ONNX Runtime on the CPU",
+    "backend": "what runs it; auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU",
     "suite": "benchmark suite of the first episode",
     "task": "index of the task in the suite",
     "seed": "seed of the first episode's object placement",
@@ -66,7 +64,10 @@ SENTENCES = {
     "record": "write a bag and one video per episode",
     "markers": "publish markers and the overlay picture for rviz",
     "output": "folder for bag and videos",
+    "rviz": "start rviz and robot_state_publisher as well",
 }
+SCENE = ("suite", "task", "seed", "realtime", "max_steps", "autostart", "repeat")  # of a simulated robot
+CHOICES = {"robot": ROBOTS, "backend": BACKENDS, "use_sim_time": ("auto", "true", "false")}
 _TRUE = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -76,13 +77,18 @@ def graph_description(**defaults: Any) -> LaunchDescription:
     Args:
         defaults: values of `GraphOptions` fields that this launch file prefers over the usual ones.
     """
-    standard = asdict(GraphOptions(bundle=Path())) | {"bundle": ""} | defaults
+    standard = asdict(GraphOptions(bundle=Path())) | {"bundle": ""} | defaults | {"rviz": False}
+    if not standard["simulator"]:
+        standard = {name: value for name, value in standard.items() if name not in SCENE}
     arguments = []
     for name, value in standard.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        arguments.append(DeclareLaunchArgument(name, default_value=text, description=SENTENCES[name]))
-    arguments.append(DeclareLaunchArgument("rviz", default_value="false", description="start rviz as well"))
-    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes), OpaqueFunction(function=_rviz)])
+        choices = CHOICES.get(name)
+        arguments.append(
+            DeclareLaunchArgument(name, default_value=text, description=SENTENCES[name], choices=choices)
+        )
+    steps = (OpaqueFunction(function=function) for function in (_warn, _nodes, _rviz))
+    return LaunchDescription([*arguments, *steps])
 
 
 def parse_option(name: str, text: str) -> bool | int | str | Path:
@@ -115,17 +121,37 @@ def parse_flag(name: str, text: str) -> bool:
     return _TRUE[text.lower()]
 
 
+def unknown_arguments(given: Iterable[str]) -> list[str]:
+    """A sentence for each argument that is none of ours but looks like one: launch itself says nothing.
+
+    Others may be meant for a launch file that includes ours.
+    """
+    sentences = []
+    for name in sorted(set(given) - set(SENTENCES)):
+        near = get_close_matches(name, SENTENCES, 1, 0.75)
+        if near:
+            sentences.append(f"There is no argument '{name}', it is not used. Is {near[0]} meant?")
+    return sentences
+
+
+def _warn(context: LaunchContext) -> list[Action]:
+    return [LogInfo(msg=sentence) for sentence in unknown_arguments(context.launch_configurations)]
+
+
 def _nodes(context: LaunchContext) -> list[Action]:
-    texts = {field.name: LaunchConfiguration(field.name).perform(context) for field in fields(GraphOptions)}
+    given = context.launch_configurations
+    texts = {field.name: given[field.name] for field in fields(GraphOptions) if field.name in given}
     values: dict[str, Any] = {name: parse_option(name, text) for name, text in texts.items()}
     options = GraphOptions(**values)
     actions = {spec.name: _node(spec, options) for spec in selected(options)}
     handlers: list[Action] = []
-    before: LifecycleNode | None = None
-    for spec in selected(options):
+    bring_up: BringUp | None = None
+    for spec in reversed(selected(options)):
         if spec.lifecycle:
-            handlers += _bring_up(actions[spec.name], before)
-            before = actions[spec.name]
+            bring_up = BringUp(actions[spec.name], bring_up)
+            handlers += bring_up.handlers()
+    if bring_up is not None:
+        bring_up.permit()
     # The handlers first: a process that starts at once must find them registered.
     return [*handlers, *actions.values()]
 
@@ -139,7 +165,8 @@ def _rviz(context: LaunchContext) -> list[Action]:
     sim_time = text("simulator") if text("use_sim_time") == "auto" else text("use_sim_time")
     source = PythonLaunchDescriptionSource(str(resource("launch/rviz.launch.py")))
     robot = "panda" if text("robot") == "simulator" else text("robot")
-    arguments = {"use_sim_time": sim_time, "robot": robot, "namespace": text("namespace")}
+    arguments = {"use_sim_time": sim_time, "robot": robot}
+    arguments |= {name: text(name) for name in ("namespace", "cameras")}
     return [IncludeLaunchDescription(source, launch_arguments=arguments.items())]
 
 
@@ -160,7 +187,7 @@ def _node(spec: NodeSpec, options: GraphOptions) -> Node:
         "output": "screen",
         "respawn": again,
         "respawn_delay": RESPAWN_DELAY_S,
-        "on_exit": [] if again else _end_with_it,
+        "on_exit": None if again else _end_with_it,  # an empty list makes launch 3.7 stumble
     }
     return LifecycleNode(**common) if spec.lifecycle else Node(**common)
 
@@ -168,36 +195,3 @@ def _node(spec: NodeSpec, options: GraphOptions) -> Node:
 def _end_with_it(event: ProcessExited, context: LaunchContext) -> list[Action]:
     """A graph without one of its nodes is ended whole; while it is ending nothing more is to do."""
     return [] if context.is_shutdown else [Shutdown(reason=f"{event.process_name} ended")]
-
-
-def _bring_up(node: LifecycleNode, before: LifecycleNode | None) -> list[Action]:
-    """Handlers that configure a node once the one `before` is active, and again whenever it starts anew.
-
-    Active comes after inactive: a node that is respawned goes the same way, and the others stay as they are.
-    """
-    configure, activate = (
-        _change(node, transition)
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
-    )
-    starts = count()
-
-    def started(event: ProcessStarted, context: LaunchContext) -> list[Action]:
-        return [configure] if next(starts) or before is None else []
-
-    handlers = [
-        OnProcessStart(target_action=node, on_start=started),
-        OnStateTransition(
-            target_lifecycle_node=node, start_state="configuring", goal_state="inactive", entities=[activate]
-        ),
-    ]
-    if before is not None:
-        handlers.append(
-            OnStateTransition(
-                target_lifecycle_node=before, goal_state="active", entities=[configure], handle_once=True
-            )
-        )
-    return [RegisterEventHandler(handler) for handler in handlers]
-
-
-def _change(node: LifecycleNode, transition: int) -> EmitEvent:
-    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))

@@ -47,6 +47,8 @@ def run(make_node: Callable[[], Node]) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # The terminal and the launcher both send SIGINT: the second one must not interrupt the ending.
+        signal.signal(signal.SIGINT, lambda *_: None)
         close = getattr(node, "close", None)
         if close is not None:
             close()
