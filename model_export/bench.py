@@ -140,7 +140,7 @@ def measure(name: str, model: DeepThinkVLA, looks: list[Look], scratch: Path, th
         for key, (policy, chooser) in policies.items():
             if look.first:
                 policy.reset()
-            chooser.words = look.thought.tolist()
+            chooser.dictate(look.thought.tolist())
             seconds[key].append(policy.decide(look.images, look.instruction).timings["total"])
         started = time.perf_counter()
         prompt, pixels = policies["plain", "fp32"][0].prepare(look.images, look.instruction, Stopwatch())

@@ -32,6 +32,7 @@ from model_export.bundle import new_bundle, size_mb
 from model_export.calibration import LOOKS, Ranges, calibrate, recorded_looks
 from model_export.errors import ExportError
 from model_export.onnx_export import save_graph
+from model_export.shared_mask import share_mask
 from model_export.weights import Constants, weight_inputs
 
 Kind = Literal["int8", "fp8"]
@@ -187,6 +188,8 @@ def quantise_bundle(
                 before = onnx.load(str(measured / f"{name}.onnx"))
                 found = by_order(before.graph, found, proto.graph)
             quantise(proto, found, kind)
+            if kind == "int8":  # for CPUs, which have no plugin
+                share_mask(proto)
             save_graph(proto, folder / f"{name}.onnx")
         provenance = {**source.spec.provenance, "quantised_from": source.fingerprint}
         write_bundle(folder, replace(source.spec, precision=kind, provenance=provenance))

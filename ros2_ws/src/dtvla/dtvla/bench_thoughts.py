@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -84,12 +84,13 @@ def enlarged(look: Look, size: int) -> Look:
 class DictatedWords(Chooser):
     """Takes words from a recorded thought instead of from the logits, in the same number of passes."""
 
-    words: Iterable[int] = ()
+    def dictate(self, words: Iterable[int]) -> None:
+        """Sets the thought that is to be written."""
+        self._words = iter(words)
 
-    def word(self, logits: NDArray[np.float32]) -> int:
-        """The next recorded word."""
-        self.words = iter(self.words)
-        return next(self.words)
+    def words(self, logits: NDArray[np.float32]) -> Iterator[int]:
+        """The next recorded words, one for each row that is looked at."""
+        return (next(self._words) for _ in logits)
 
 
 def record(bundle: Path, suite: str, decisions: int, progress: Callable[[str], None]) -> list[Look]:
@@ -173,7 +174,7 @@ def measure(bundle: Path, looks: list[Look], *, scripted: bool = False) -> Thoug
         for name in MODES:
             chooser = choosers[name]
             if isinstance(chooser, DictatedWords):
-                chooser.words = look.thought.tolist()
+                chooser.dictate(look.thought.tolist())
             if look.first:
                 policies[name].reset()
             if name == "background" and not look.first:
@@ -254,7 +255,7 @@ def by_length(
             thought = [layout.think, *changing, layout.end_think, layout.action]
             decisions = {}
             for name, policy in (("plain", plain), ("drafts", drafts)):
-                choosers[name].words = thought
+                choosers[name].dictate(thought)
                 decisions[name] = policy.decide(look.images, look.instruction)
             known = np.array(before or thought)
             decisions["background"] = drafts.act(look.images, look.instruction, known)

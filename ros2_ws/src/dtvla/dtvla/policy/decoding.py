@@ -7,7 +7,7 @@ from a causal step would be wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,16 +42,16 @@ def prefill(backend: Backend, prompt: NDArray[np.int64], features: Features | No
     return backend.decode(prompt, bounds, features=features, think_rows=(n - 1,)).think[0]
 
 
-def choose(logits: NDArray[np.float32], layout: TokenLayout) -> int:
-    """The best id that may be thought; the logits of banned ids are overwritten.
+def choose(logits: NDArray[np.float32], layout: TokenLayout) -> NDArray[np.int64]:
+    """The best id that may be thought in each row [R] of logits [R, V]; those of banned ids are overwritten.
 
     Raises:
         PolicyFault: the logits hold NaN or infinity.
     """
-    logits[layout.action_begin : layout.action_end + 1] = -np.inf
-    logits[layout.eos] = -np.inf
-    best = int(logits.argmax())  # NaN wins an argmax, so looking at the winner is enough
-    require_finite(logits[best])
+    logits[:, layout.action_begin : layout.action_end + 1] = -np.inf
+    logits[:, layout.eos] = -np.inf
+    best = logits.argmax(-1)  # NaN wins an argmax, so looking at the winners is enough
+    require_finite(logits[np.arange(len(best)), best])
     return best
 
 
@@ -75,14 +75,18 @@ class Chooser:
         """Starts the draws over, for a new episode."""
         self._rng = np.random.default_rng(self._seed)
 
-    def word(self, logits: NDArray[np.float32]) -> int:
-        """An id that may be thought (see `choose`); `logits` [V] is overwritten.
+    def words(self, logits: NDArray[np.float32]) -> Iterator[int]:
+        """An id that may be thought for each row of `logits` [R, V], which is overwritten (see `choose`).
+
+        Rows that are not taken out of the iterator cost no draw.
 
         Raises:
             PolicyFault: the logits hold NaN or infinity.
         """
         best = choose(logits, self._layout)
-        return best if self._temperature == 0 else self._draw(logits)
+        if self._temperature == 0:
+            return iter(best.tolist())
+        return map(self._draw, logits)
 
     def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Action columns [slots] from logits [slots, bins]."""
@@ -96,7 +100,7 @@ class Chooser:
         return int(np.searchsorted(edges, self._rng.random() * edges[-1], side="right"))
 
 
-def require_finite(logits: NDArray[np.float32] | np.float32) -> None:
+def require_finite(logits: NDArray[np.float32]) -> None:
     """Refuses output that would turn into arbitrary tokens or full-speed motion.
 
     Raises:

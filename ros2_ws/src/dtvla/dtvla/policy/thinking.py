@@ -170,8 +170,7 @@ class ThoughtWriter:
     def _take_words(self, logits: NDArray[np.float32]) -> bool:
         """Chooses words row by row until one differs from the draft; True when the whole draft stood."""
         draft = self._draft
-        for i, row in enumerate(logits):
-            token = self._chooser.word(row)
+        for i, token in enumerate(self._chooser.words(logits)):
             stood = i < len(draft) and token == draft[i]
             if i < len(draft):
                 self._drafts.record(self._context(), stood)

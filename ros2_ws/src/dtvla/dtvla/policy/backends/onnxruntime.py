@@ -55,7 +55,8 @@ class OnnxRuntimeBackend:
         self._caches = self.allocate_caches(1, self._length)
         self._no_features = np.zeros((1, 0, self.hidden_size), np.float32)
         self._block = self.bind_caches(self._caches)
-        self._step = _Step(self.bind_caches(self._caches), self._no_features, self._vocab_size)
+        self._logits = np.empty((1, FEW, self._vocab_size), np.float32)
+        self._few: dict[int, _FewRows] = {}
 
     @property
     def description(self) -> str:
@@ -110,8 +111,14 @@ class OnnxRuntimeBackend:
             raise ValueError(
                 f"{len(ids)} rows from position {bounds.q_start} on exceed the cache of {self._length} rows."
             )
-        if len(ids) == 1 and features is None and tuple(think_rows) == (0,) and not len(action_rows):
-            return Logits(self._step.run(self.decoder, int(ids[0]), bounds), _NO_ACTIONS)
+        rows = len(ids)
+        if (
+            rows <= FEW
+            and features is None
+            and not len(action_rows)
+            and list(think_rows) == list(range(rows))
+        ):
+            return Logits(self._few_rows(rows).run(self.decoder, ids, bounds), _NO_ACTIONS)
         binding = self._block
         binding.bind_cpu_input("ids", np.ascontiguousarray(ids[None], np.int64))
         binding.bind_cpu_input("features", self._no_features if features is None else features[None])
@@ -124,6 +131,12 @@ class OnnxRuntimeBackend:
         self.decoder.run_with_iobinding(binding)
         think, action = (value.numpy()[0] for value in binding.get_outputs()[-2:])
         return Logits(think, action)
+
+    def _few_rows(self, rows: int) -> _FewRows:
+        if rows not in self._few:
+            binding = self.bind_caches(self._caches)
+            self._few[rows] = _FewRows(binding, self._no_features, self._logits[:, :rows])
+        return self._few[rows]
 
     def allocate_caches(self, batch: int, length: int) -> dict[str, ort.OrtValue]:
         """One zeroed buffer per layer for keys and one for values, by the graph's names."""
@@ -141,24 +154,34 @@ class OnnxRuntimeBackend:
         return binding
 
 
+FEW = 24  # most rows of a pass whose buffers are kept bound: drafts between two doubtful words are shorter
 _NO_ACTIONS = np.empty((0, 0), np.float32)
 
 
-class _Step:
-    """One thinking step with all its buffers bound once: a step writes six integers and runs."""
+class _FewRows:
+    """Thinking passes of some number of rows with all their buffers bound once: a pass writes a few integers.
 
-    def __init__(self, binding: ort.IOBinding, no_features: NDArray[np.float32], vocab_size: int) -> None:
+    Args:
+        binding: with the caches bound.
+        no_features: [1, 0, H].
+        logits: [1, rows, V], contiguous; every pass writes here.
+    """
+
+    def __init__(
+        self, binding: ort.IOBinding, no_features: NDArray[np.float32], logits: NDArray[np.float32]
+    ) -> None:
+        rows = logits.shape[1]
         self._binding = binding
-        self._ids = np.zeros((1, 1), np.int64)
+        self._ids = np.zeros((1, rows), np.int64)
         self._bounds = np.zeros((1, 4), np.int32)
         self._write_index = np.zeros(1, np.int64)
-        self._logits = np.empty((1, 1, vocab_size), np.float32)
+        self._logits = logits
         inputs = {
             "ids": self._ids,
             "features": no_features,
             "bounds": self._bounds,
             "write_index": self._write_index,
-            "think_rows": np.zeros(1, np.int64),
+            "think_rows": np.arange(rows, dtype=np.int64),
             "act_rows": np.zeros(0, np.int64),
         }
         # On the CPU an OrtValue is a view: writing to the array is writing to the bound input.
@@ -167,9 +190,11 @@ class _Step:
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output("think_logits", ort.OrtValue.ortvalue_from_numpy(self._logits))
 
-    def run(self, session: ort.InferenceSession, token: int, bounds: Bounds) -> NDArray[np.float32]:
-        """Logits [1, V]; the array is overwritten by the next step."""
-        self._ids[0, 0] = token
+    def run(
+        self, session: ort.InferenceSession, ids: NDArray[np.int64], bounds: Bounds
+    ) -> NDArray[np.float32]:
+        """Logits [rows, V]; the array is overwritten by the next pass."""
+        self._ids[0] = ids
         self._bounds[0] = bounds
         self._write_index[0] = bounds.q_start
         session.run_with_iobinding(self._binding)
