@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dtvla.graph import GRAPH, GraphOptions, overrides, parameter_files, selected
+from dtvla.graph import GRAPH, GraphOptions, overrides, parameter_files, remappings, selected
 from dtvla.launcher import command
 from dtvla.nodes.parameters import SCHEMAS, Parameter, Refusal, validate
 from dtvla.resources import resource
@@ -82,3 +82,12 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(
 
 def test_a_whole_number_is_good_enough_for_a_float() -> None:
     assert Parameter("speed_m_s", 1.0, "").check(2) == 2.0
+
+
+def test_simulated_robots_in_namespaces_have_a_clock_each_and_real_ones_share_time() -> None:
+    """Two simulators published one /clock, and each controller saw time jump to and fro."""
+    for node in GRAPH:
+        options = GraphOptions(bundle=Path(), namespace="left")
+        assert ("/clock", "clock") in remappings(node, options)
+        for shared in (GraphOptions(bundle=Path(), simulator=False, namespace="left"), OPTIONS):
+            assert not remappings(node, shared)

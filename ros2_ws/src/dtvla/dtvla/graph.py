@@ -224,9 +224,11 @@ def parameter_files(node: NodeSpec, robot: str = "simulator") -> list[Path]:
 
 def remappings(node: NodeSpec, options: GraphOptions) -> list[tuple[str, str]]:
     """Pairs (from, to) of topic names."""
-    if not node.sees:
-        return []
-    return [(f"{name}/image_raw", topic) for name, topic in options.camera_topics().items()]
+    # Two simulated robots in one domain have two times: each has its own clock, below its namespace.
+    pairs = [("/clock", "clock")] if options.simulator and options.namespace else []
+    if node.sees:
+        pairs += [(f"{name}/image_raw", topic) for name, topic in options.camera_topics().items()]
+    return pairs
 
 
 def default_bundle() -> Path:

@@ -167,6 +167,8 @@ def _rviz(context: LaunchContext) -> list[Action]:
     robot = "panda" if text("robot") == "simulator" else text("robot")
     arguments = {"use_sim_time": sim_time, "robot": robot}
     arguments |= {name: text(name) for name in ("namespace", "cameras")}
+    if parse_flag("simulator", text("simulator")) and text("namespace"):
+        arguments["clock"] = f"/{text('namespace').strip('/')}/clock"
     return [IncludeLaunchDescription(source, launch_arguments=arguments.items())]
 
 

@@ -22,6 +22,10 @@ ARGUMENTS = {
     "robot": ("panda", "whose model is shown: panda or fr3"),
     "namespace": ("", "of the robot to look at, where there are several"),
     "cameras": ("", "camera topics, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw"),
+    "clock": (
+        "/clock",
+        "where simulated time comes from: /NAMESPACE/clock where the simulator has a namespace",
+    ),
     "config": ("", "rviz configuration; empty takes the one that ships with dtvla"),
 }
 
@@ -44,13 +48,14 @@ def _nodes(context: LaunchContext) -> list[Action]:
     if not config.is_file():
         raise ValueError(f"Launch argument config:={config}: there is no such file.")
     timed = {"use_sim_time": parse_flag("use_sim_time", chosen["use_sim_time"])}
+    time = [("/clock", chosen["clock"])]
     model = read_urdf(resource(f"urdf/{robot}.urdf.xacro"))
     publisher = Node(
         package="robot_state_publisher",
         executable="robot_state_publisher",
         namespace=namespace,
         parameters=[{"robot_description": model, **timed}],
-        remappings=[(topic, topic[1:]) for topic in TRANSFORMS],
+        remappings=[*time, *((topic, topic[1:]) for topic in TRANSFORMS)],
         output="screen",
     )
     rviz = Node(
@@ -59,7 +64,7 @@ def _nodes(context: LaunchContext) -> list[Action]:
         namespace=namespace,
         arguments=["-d", str(config), "-f", f"{robot}_link0"],
         parameters=[timed],
-        remappings=remappings(config, chosen["cameras"]),
+        remappings=[*time, *remappings(config, chosen["cameras"])],
         output="screen",
     )
     return [publisher, rviz]

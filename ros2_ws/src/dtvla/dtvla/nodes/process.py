@@ -55,6 +55,7 @@ def run(make_node: Callable[[], Node]) -> int:
         executor.shutdown(timeout_sec=1.0)
         node.destroy_node()
         rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nor Python's own end, which resets other handlers
         gc.collect()  # an interrupted simulator must go before the GL library ends, not after
     return 0
 
