@@ -1,0 +1,1 @@
+"""Breaks the running graph on purpose: `make faults`, `make soak`. Real processes over DDS."""

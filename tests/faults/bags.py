@@ -1,0 +1,18 @@
+"""What can be read of a bag, as a user would: repaired first where it was never closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rosbags.highlevel import AnyReader
+
+from dtvla.nodes.bag import typestore
+from dtvla.nodes.bag_repair import repair
+
+
+def readable(folder: Path) -> list[float]:
+    """Receive times (Unix, s) of all messages of a bag that a standard reader finds, in order."""
+    if not (folder / "metadata.yaml").is_file():
+        folder = repair(folder)[0]
+    with AnyReader([folder], default_typestore=typestore()) as reader:
+        return [stamp_ns / 1e9 for _, stamp_ns, _ in reader.messages()]

@@ -1,0 +1,222 @@
+"""Hears every command that is published, judges it, and keeps when the arm was told to move.
+
+A node of its own, in a thread of its own. Times are those at which the writer wrote (DDS source timestamps,
+the machine's clock); sequence numbers tell whether a command was missed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+
+from dtvla.nodes import qos
+from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
+from tests.faults.bounds import DELTA_PERIOD_S, PANDA, Allowed, Exceeded, Judge, turn_between
+
+NS = 1e9
+MOVES_M, MOVES_RAD = 1e-6, 1e-5  # within one command; below, the target stands still
+FOREIGN_SEC = 1  # an intruder of ours stamps its poses so: they are not the controller's
+AT_ARM_M = 0.1  # a controller begins where the arm is; the leash of the one before may lie between
+
+
+@dataclass(frozen=True)
+class Told:
+    """One command: when it was written (Unix time, s) and whether it moves the arm."""
+
+    time_s: float
+    moves: bool
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One chunk on the controller's topic: when it came, and until when its rows last at most."""
+
+    time_s: float
+    decision_id: int
+    hold: bool
+    until_s: float
+    good: bool
+
+
+@dataclass
+class Record:
+    """What was heard. Append-only; safe to read from another thread."""
+
+    told: list[Told] = field(default_factory=list)
+    chunks: list[Planned] = field(default_factory=list)
+    pose_times: list[float] = field(default_factory=list)
+    exceeded: list[Exceeded] = field(default_factory=list)
+    foreign: int = 0
+    missed: int = 0
+    starts: int = 0
+    good_pose_s: float = 0.0
+    deltas: int = 0
+
+    @property
+    def last_move_s(self) -> float:
+        return next((item.time_s for item in reversed(self.told) if item.moves), 0.0)
+
+    def moved_after(self, time_s: float) -> list[Told]:
+        """Commands after a moment that move the arm."""
+        found = []
+        for item in reversed(self.told):
+            if item.time_s <= time_s:
+                break
+            if item.moves:
+                found.append(item)
+        return found[::-1]
+
+
+class Monitor:
+    """Runs until `close`.
+
+    Args:
+        domain: ROS domain of the graph.
+        arm: whether the graph tells an arm target poses; otherwise the simulator's deltas are judged.
+        allowed: limits of the arm.
+    """
+
+    def __init__(self, domain: int, *, arm: bool = True, allowed: Allowed = PANDA) -> None:
+        self.record = Record()
+        self.judge = Judge(allowed)
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("fault_monitor", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._writers: dict[str, bytes] = {}
+        self._numbers: dict[tuple[str, bytes], int] = defaultdict(int)
+        self._last: tuple[Any, Any] | None = None
+        self._measured: Any = None
+        hear = self.node.create_subscription
+        if arm:
+            hear(PoseStamped, "target_pose", self._on_target, qos.patient(qos.TARGET, 2000))
+            hear(JointState, "gripper/target", self._on_gripper, qos.patient(qos.TARGET, 2000))
+        else:
+            hear(EndEffectorDelta, "controller/ee_delta", self._on_delta, qos.patient(qos.COMMAND, 2000))
+        hear(ActionChunk, "policy/action_chunk", self._on_chunk, qos.patient(qos.COMMAND))
+        hear(PoseStamped, "ee_pose", self._on_pose, qos.patient(qos.SENSOR))
+        self._thread = threading.Thread(target=self._spin, name="monitor", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leaves the graph."""
+        self._executor.shutdown(timeout_sec=2.0)
+        self._thread.join(5.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def _spin(self) -> None:
+        try:
+            while self._context.ok():
+                self._executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            return
+        except Exception:
+            if self._context.ok():
+                raise
+
+    def _count(self, topic: str, info: Any) -> bool:
+        """Notes what is missing; True when another writer speaks than before."""
+        writer = bytes(info["publisher_gid"]["data"])
+        number = int(info["publication_sequence_number"] or 0)
+        known = self._numbers[topic, writer]
+        if known:
+            self.record.missed += max(0, number - known - 1)
+        self._numbers[topic, writer] = number
+        changed = self._writers.get(topic) != writer
+        self._writers[topic] = writer
+        return changed
+
+    def _on_target(self, message: PoseStamped, info: Any) -> None:
+        if message.header.stamp.sec == FOREIGN_SEC:
+            self.record.foreign += 1
+            return
+        time_s = info["source_timestamp"] / NS
+        place, turn = message.pose.position, message.pose.orientation
+        position = np.array([place.x, place.y, place.z])
+        quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
+        if self._count("target_pose", info):
+            self._begin(time_s, position)
+        self.record.exceeded += self.judge.pose(time_s, message.header.frame_id, position, quaternion)
+        moves = False
+        if self._last is not None:
+            moves = bool(
+                np.linalg.norm(position - self._last[0]) > MOVES_M
+                or np.linalg.norm(turn_between(self._last[1], quaternion)) > MOVES_RAD
+            )
+        self._last = position, quaternion
+        self.record.told.append(Told(time_s, moves))
+
+    def _begin(self, time_s: float, position: Any) -> None:
+        """The first command of a controller: it must begin where the arm is."""
+        self.judge.begin()
+        self._last = None
+        self.record.starts += 1
+        if self._measured is not None:
+            away_m = float(np.linalg.norm(position - self._measured))
+            if away_m > AT_ARM_M:
+                self.record.exceeded.append(
+                    Exceeded("distance of a first target from the arm", away_m, AT_ARM_M, time_s)
+                )
+
+    def _on_gripper(self, message: JointState, info: Any) -> None:
+        self._count("gripper/target", info)
+        time_s = info["source_timestamp"] / NS
+        self.record.exceeded += self.judge.gripper(
+            time_s, message.position[0], message.velocity[0], message.effort[0]
+        )
+
+    def _on_delta(self, message: EndEffectorDelta, info: Any) -> None:
+        self._count("ee_delta", info)
+        time_s, v, w = info["source_timestamp"] / NS, message.translation, message.rotation
+        self.record.deltas += 1
+        vectors = np.array([v.x, v.y, v.z]), np.array([w.x, w.y, w.z])
+        self.record.exceeded += self.judge.delta(time_s, *vectors, message.gripper_opening)
+        moves = bool(
+            np.linalg.norm(vectors[0]) > MOVES_M * DELTA_PERIOD_S or np.linalg.norm(vectors[1]) > MOVES_RAD
+        )
+        self.record.told.append(Told(time_s, moves and not message.hold))
+
+    def _on_chunk(self, message: ActionChunk, info: Any) -> None:
+        numbers = (*message.translations[:3000], *message.rotations[:3000])
+        good = message.horizon <= 1000 and bool(np.isfinite(numbers).all())
+        time_s = info["source_timestamp"] / NS
+        lasts_s = min(message.horizon * message.control_period, 60.0) if good and not message.hold else 0.0
+        self.record.chunks.append(Planned(time_s, message.decision_id, message.hold, time_s + lasts_s, good))
+
+    def _on_pose(self, message: PoseStamped, info: Any) -> None:
+        time_s, place = info["source_timestamp"] / NS, message.pose.position
+        position = np.array([place.x, place.y, place.z])
+        stamp_s = message.header.stamp.sec + message.header.stamp.nanosec / NS
+        if np.isfinite(position).all():
+            self._measured = position
+            # The bridge's clock lags the machine's; a fault of ours shifts by far more than this.
+            if self._offset_ok(stamp_s, time_s):
+                self.record.good_pose_s = time_s
+        self.record.pose_times.append(time_s)
+
+    def _offset_ok(self, stamp_s: float, time_s: float) -> bool:
+        """Whether a stamp goes on as the ones before did, to a second."""
+        offset = stamp_s - time_s
+        before = getattr(self, "_offset", None)
+        if before is not None and abs(offset - before[0]) > 3.0 and time_s - before[1] < 10.0:
+            return False
+        self._offset = (offset, time_s)
+        return True
+
+
+def now_s() -> float:
+    """The clock that source timestamps are from, s."""
+    return time.time()

@@ -1,0 +1,132 @@
+"""Writes docs/results/faults.md and faults.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tests.faults.run import Result
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on, and how busy it was."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":")[1].strip() if lines else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write(
+    results: Sequence[Result], folder: Path, command: str, seconds: float, names: Sequence[str] = ()
+) -> None:
+    """Writes both files into `folder`; `names` are all faults of the matrix, tried or not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = machine()
+    data = {"command": command, "seconds": round(seconds), "machine": about}
+    tried = {result.name for result in results}
+    missing = [name for name in names if name not in tried]
+    data["not_tried"] = missing
+    data["results"] = [asdict(result) for result in results]
+    (folder / "faults.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "faults.md").write_text("\n".join(_page(results, about, command, seconds, missing)) + "\n")
+
+
+def _page(
+    results: Sequence[Result], about: dict[str, object], command: str, seconds: float, missing: Sequence[str]
+) -> list[str]:
+    load = about["load"]
+    held = [r for r in results if r.holds and r.fault_to_hold_ms is not None]
+    exceeded = sum(len(r.exceeded) for r in results)
+    told, missed = sum(r.commands_after for r in results), sum(r.missed for r in results)
+    judged, unjudged = sum(r.judged for r in results), sum(r.unjudged for r in results)
+    share = judged / max(1, judged + unjudged)
+    lines = [
+        "# Faults",
+        "",
+        f"Written by `{command}` on {about['date']}, in {seconds / 60:.0f} minutes.",
+        f"{about['cpu']}, {about['cores']} cores, {about['system']}; load average at the end {load}"
+        + (" (other programs ran: times are worst cases)." if load[0] > 4 else "."),  # type: ignore[index]
+        "",
+        "Real processes over DDS: policy, controller (`robot:=panda`, 100 Hz, `target_pose`), a "
+        "simulated Panda that "
+        "follows it, recorder, markers. A node of its own hears every command and computes velocities, "
+        "accelerations, the workspace and the gripper's range from what was published "
+        "(`tests/faults/bounds.py`).",
+        "",
+        f"- **{sum(r.well for r in results)} of {len(results)} faults were borne.**",
+        f"- **Limits exceeded: {exceeded}** in {told} commands after faults; {missed} commands were "
+        f"not heard by "
+        "the monitor.",
+        f"- Accelerations were judged at {100 * share:.0f} % of the commands over one tick; in the "
+        f"others the "
+        "machine was too busy to say when the tick began. Velocities, workspace and gripper: at all.",
+        "- Required: a hold within 150 ms (100 ms and one control period) of the moment at which the "
+        "controller "
+        "can know. Jerk cannot be seen in samples at 100 Hz beyond what the acceleration says.",
+        *(
+            [
+                f"- **Not tried in this run ({len(missing)})**: "
+                + ", ".join(f"`{name}`" for name in missing)
+                + "."
+            ]
+            if missing
+            else []
+        ),
+        "",
+        "| fault | what | the controller can know | fault to hold | known to hold | commands after, moving "
+        "| exceeded | back after | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        known = "-" if r.know_to_hold_ms is None else _known(r.know_to_hold_ms)
+        hold = (
+            "goes on"
+            if not r.holds
+            else "-"
+            if r.fault_to_hold_ms is None
+            else f"{r.fault_to_hold_ms:.0f} ms"
+        )
+        back = "-" if r.recovery_s is None else f"{r.recovery_s:.1f} s"
+        lines.append(
+            f"| `{r.name}` | {r.what} | {r.moment or '-'} | {hold} | {known} "
+            f"| {r.commands_after}, {r.moving_after} | {len(r.exceeded)} | {back} "
+            f"| {'borne' if r.well else '**failed**: ' + _cell(r.failure)} |"
+        )
+    worst = max((r.know_to_hold_ms for r in held if r.know_to_hold_ms is not None), default=0.0)
+    lines += [
+        "",
+        f"The slowest hold came {worst:.0f} ms after the controller could know.",
+        '"before": the arm stood before the latest moment that counts (its chunk ended earlier, or '
+        "the limiter "
+        "had stopped it). Times are those of writing (DDS source timestamps).",
+        "",
+        "## What the graph said, and other facts",
+        "",
+    ]
+    for r in results:
+        facts = [*r.notes, *(f'"{_cell(words)}"' for words in r.words[-3:])]
+        if facts:
+            lines.append(f"- `{r.name}` (seed {r.seed}): " + "; ".join(facts))
+    return lines
+
+
+def _known(figure_ms: float) -> str:
+    return "before" if figure_ms <= 0 else f"{figure_ms:.0f} ms"
+
+
+def _cell(words: str) -> str:
+    words = words.replace("|", "/").replace("\n", " ")
+    return words if len(words) < 260 else words[:257] + "..."
