@@ -6,7 +6,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 python := .venv/bin/python
 sources := ros2_ws/src training model_export launch tests
 
-.PHONY: help runtime dev setup setup-dev demo test bench gpu-check lint format clean distclean
+.PHONY: help runtime dev setup setup-dev demo test faults soak bench gpu-check lint format clean distclean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -25,6 +25,13 @@ demo: runtime ## Runs three episodes of the shipped policy as a real ROS graph; 
 
 test: dev ## Runs all tests; ARGS="-k words" chooses some
 	@$(python) -m pytest $(ARGS)
+
+faults: dev ## Breaks the running graph in every way of the matrix; writes docs/results/faults.md (about 20 minutes)
+	@$(python) -m tests.faults $(ARGS)
+
+MINUTES := 20
+soak: dev ## Runs the graph for MINUTES=20 and watches memory, threads, files; writes docs/results/soak.md
+	@$(python) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
 bench: dev ## Measures decision latency, ROS overhead, simulator speed, and our decision against torch
 	@$(python) -m model_export.midsize runs/midsize
