@@ -52,8 +52,8 @@ def main(
     began_s, found = time.monotonic(), []
     place = results or (None if only else ROOT / "docs/results")
     names = [fault.name for fault in all_faults()] + list(LAUNCHED)
-    words = " ".join(sys.argv[1:])
-    command = f"make faults ARGS='{words}'" if words else "make faults"
+    words = " ".join([*(["--only", *only] if only else []), f"--seed {seed}", f"--minutes {minutes:g}"])
+    command = f"make faults ARGS='{words}'"
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("faults", total=len(faults) + 2 * with_launcher)
