@@ -101,7 +101,7 @@ class Runner:
             self._break(stage, fault, result, random.Random(seed))
         except (StageBroke, BringUpError, OSError) as error:
             result.failure = result.failure or str(error)
-        if result.failure:
+        if result.recovery_s is None:
             self._end()  # what is left may not be well: the next fault gets a graph of its own
         return result
 
