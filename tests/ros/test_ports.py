@@ -29,7 +29,7 @@ ARM = {"robot": "panda", "lockstep": False, "joint_limits": False, **SLOW}
 CONFIGURATIONS: dict[str, list[dict[str, Any]]] = {
     "controller_node": [{"robot": "simulator"}, {**ARM, "dry_run": True}, {**ARM, "dry_run": False}],
     "recorder_node": [{"video": False}],
-    "libero_bridge_node": [{"autostart": False}],
+    "libero_bridge_node": [{"autostart": False}, {"autostart": False, "follow": True}],
 }
 # What cannot be seen here, and why.
 UNSEEN: dict[str, set[tuple[str, str]]] = {}

@@ -91,3 +91,19 @@ def test_simulated_robots_in_namespaces_have_a_clock_each_and_real_ones_share_ti
         assert ("/clock", "clock") in remappings(node, options)
         for shared in (GraphOptions(bundle=Path(), simulator=False, namespace="left"), OPTIONS):
             assert not remappings(node, shared)
+
+
+def test_the_arms_driver_may_call_its_topics_otherwise() -> None:
+    options = GraphOptions(
+        bundle=Path(), simulator=False, robot="fr3", arm="target_pose=/arm/goal, ee_pose=tcp"
+    )
+    for node in GRAPH:
+        assert remappings(node, options) == [("target_pose", "/arm/goal"), ("ee_pose", "tcp")]
+
+
+@pytest.mark.parametrize(
+    "arm", ["target_pose", "target_pose=", "policy/action_chunk=/x", "target_pose=/a b-c"]
+)
+def test_only_topics_of_the_arm_are_renamed(arm: str) -> None:
+    with pytest.raises(ValueError, match="arm has"):
+        GraphOptions(bundle=Path(), arm=arm)

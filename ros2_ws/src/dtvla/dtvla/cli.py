@@ -42,6 +42,7 @@ def up(
     dry_run: bool = True,
     namespace: str = "",
     cameras: str = "",
+    arm: str = "",
     instruction: str = "",
     respawn: bool = False,
     once: bool = False,
@@ -63,11 +64,12 @@ def up(
         task: Index of the task in the suite, from 0.
         seed: Seed of the first episode's object placement; each further episode takes the next one.
         realtime: Let the world move on while the policy thinks. Default: lockstep, the world waits.
-        robot: Whose limits hold. simulator: the benchmark's own deltas; panda, fr3: target poses that the arm can
+        robot: Whose limits hold. simulator: the benchmark's own deltas; panda, fr3: target poses the arm can
             follow (with the simulator: its Panda follows them).
         dry_run: With a robot: show what it would be told (controller/preview_pose), and tell it nothing.
         namespace: Of all nodes and topics, for one of several robots.
         cameras: Topics of the cameras, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw.
+        arm: Topics of the arm's driver, as in target_pose=/cartesian/target_pose,ee_pose=/current_pose.
         instruction: What to do from the start, without a simulator. Default: wait for /instruction or a goal.
         respawn: Start the policy and the display nodes anew when they die or hang; the arm holds meanwhile.
         once: Play one episode, then wait for /reset_scene instead of going on with the next seed.
@@ -97,6 +99,7 @@ def up(
         dry_run=dry_run,
         namespace=namespace,
         cameras=cameras,
+        arm=arm,
         instruction=instruction,
         respawn=respawn,
         max_steps=max_steps,

@@ -14,9 +14,10 @@ from dtvla.resources import resource
 
 ParameterValue = bool | int | float | str
 ROBOTS = ("simulator", "panda", "fr3")
+ARM_TOPICS = ("target_pose", "gripper/target", "gripper_action", "ee_pose", "joint_states")
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what ROS takes as one part of a name
-_TOPIC = re.compile(rf"/?{_NAME.pattern}(/{_NAME.pattern})*")
+_NAME = r"[A-Za-z][A-Za-z0-9_]*"  # what ROS takes as one part of a name
+_TOPIC = re.compile(rf"/?{_NAME}(/{_NAME})*")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ class GraphOptions:
         robot: whose limits hold: `simulator` (the benchmark's own deltas), `panda`, `fr3` (target poses).
         dry_run: with a robot, show what it would be told and tell it nothing. A simulated arm is always told.
         namespace: of all nodes and topics, for one of several robots; empty for none.
-        cameras: where the pictures come from, as in `agentview=/camera/color/image_raw,wrist=/wrist/image`; empty
-            takes `<name>/image_raw`.
+        cameras: where the pictures come from, as in `agentview=/camera/color/image_raw,wrist=/wrist/image`;
+            empty takes `<name>/image_raw`.
+        arm: other names for some of `ARM_TOPICS`, as in `target_pose=/cartesian/target_pose`: those of the
+            arm's driver.
         instruction: to begin with; empty waits for one.
         use_sim_time: `true`, `false`, or `auto`: as the simulator runs.
         respawn: start a node anew that died or hangs, where the arm can hold meanwhile.
@@ -134,6 +137,7 @@ class GraphOptions:
     dry_run: bool = True
     namespace: str = ""
     cameras: str = ""
+    arm: str = ""
     instruction: str = ""
     use_sim_time: str = "auto"
     respawn: bool = False
@@ -156,6 +160,7 @@ class GraphOptions:
                 f"'{self.namespace}' is no namespace: letters, digits and _ only, a letter first."
             )
         self.camera_topics()
+        self.arm_topics()
 
     def camera_topics(self) -> dict[str, str]:
         """The topic of each camera that `cameras` names.
@@ -163,16 +168,32 @@ class GraphOptions:
         Raises:
             ValueError: it is no list of `name=topic`.
         """
-        found = {}
-        for item in filter(None, self.cameras.replace(" ", "").split(",")):
-            name, equals, topic = item.partition("=")
-            if not (equals and _NAME.fullmatch(name) and _TOPIC.fullmatch(topic)):
-                raise ValueError(
-                    f"cameras has '{item}'; it takes a list such as agentview=/topic,wrist=/topic, of names "
-                    "with letters, digits and _ only, a letter first."
-                )
-            found[name] = topic
+        return _topics("cameras", self.cameras, "agentview=/topic,wrist=/topic")
+
+    def arm_topics(self) -> dict[str, str]:
+        """The driver's name of each topic that `arm` names.
+
+        Raises:
+            ValueError: it is no list of `name=topic`, or a name is not the arm's.
+        """
+        found = _topics("arm", self.arm, "target_pose=/topic,ee_pose=/topic")
+        for name in found:
+            if name not in ARM_TOPICS:
+                raise ValueError(f"arm has '{name}'; it may name: {', '.join(ARM_TOPICS)}.")
         return found
+
+
+def _topics(option: str, text: str, example: str) -> dict[str, str]:
+    found = {}
+    for item in filter(None, text.replace(" ", "").split(",")):
+        name, equals, topic = item.partition("=")
+        if not (equals and _TOPIC.fullmatch(name) and _TOPIC.fullmatch(topic)):
+            raise ValueError(
+                f"{option} has '{item}'; it takes a list such as {example}, of names "
+                "with letters, digits and _ only, a letter first."
+            )
+        found[name] = topic
+    return found
 
 
 def selected(options: GraphOptions) -> list[NodeSpec]:
@@ -226,6 +247,7 @@ def remappings(node: NodeSpec, options: GraphOptions) -> list[tuple[str, str]]:
     """Pairs (from, to) of topic names."""
     # Two simulated robots in one domain have two times: each has its own clock, below its namespace.
     pairs = [("/clock", "clock")] if options.simulator and options.namespace else []
+    pairs += options.arm_topics().items()
     if node.sees:
         pairs += [(f"{name}/image_raw", topic) for name, topic in options.camera_topics().items()]
     return pairs

@@ -111,7 +111,7 @@ OWN: Mapping[str, Ports] = {
     ),
     "libero_bridge_node": Ports(
         publishes=("/clock", "joint_states", "ee_pose", IMAGES, "instruction", "task_state"),
-        subscribes=("controller/ee_delta",),
+        subscribes=("controller/ee_delta", "target_pose", "gripper/target"),
         serves=("reset_scene",),
     ),
 }

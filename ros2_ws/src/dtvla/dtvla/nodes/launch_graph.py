@@ -26,6 +26,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 from dtvla.graph import (
+    ARM_TOPICS,
     ROBOTS,
     GraphOptions,
     NodeSpec,
@@ -55,6 +56,8 @@ SENTENCES = {
     "dry_run": "with a robot: publish what it would be told on controller/preview_pose, and tell it nothing",
     "namespace": "of all nodes and topics, for one of several robots",
     "cameras": "camera topics, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw",
+    "arm": "topics of the arm's driver, as in target_pose=/cartesian/target_pose; names: "
+    + ", ".join(ARM_TOPICS),
     "instruction": "what to do from the start; empty waits for /instruction or a goal",
     "use_sim_time": "true, false, or auto: true with the simulator",
     "respawn": "start policy and display nodes anew when they die; the arm holds meanwhile",
