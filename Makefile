@@ -6,7 +6,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 python := .venv/bin/python
 sources := ros2_ws/src training model_export launch tests
 
-.PHONY: help runtime dev setup setup-dev demo test faults soak bench gpu-check lint format clean distclean
+.PHONY: help runtime dev setup setup-dev demo gate test faults soak bench gpu-check lint format clean distclean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ runtime dev: # what the other targets need; silent when all is there
 
 demo: runtime ## Runs three episodes of the shipped policy as a real ROS graph; ARGS="..." goes to `dtvla demo`
 	@$(python) -m dtvla.cli demo $(ARGS)
+
+gate: runtime ## Holds the shipped policy to what is on record; ARGS="--bundle B --record R" takes your own
+	@$(python) -m dtvla.cli gate --record docs/results/embedded.json $(ARGS)
 
 test: dev ## Runs all tests; ARGS="-k words" chooses some
 	@$(python) -m pytest $(ARGS)

@@ -1,6 +1,7 @@
 """The robot side: the policy, the controller and the markers. `--show-args` lists what can be chosen.
 
-A dry run unless dry_run:=false is said: the arm is told nothing; controller/preview_pose shows what it would be.
+A dry run unless dry_run:=false is said: the arm is told nothing, and controller/preview_pose shows
+what it would be.
 """
 
 from dtvla.nodes.launch_graph import graph_description

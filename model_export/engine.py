@@ -88,7 +88,9 @@ def build_engines(
         ExportError: TensorRT cannot build a graph.
     """
     if source.spec.precision == "int8":
-        raise ExportError(f"{source.path} is in int8, which is for CPUs. Export the checkpoint in bf16 or fp8.")
+        raise ExportError(
+            f"{source.path} is in int8, which is for CPUs. Export the checkpoint in bf16 or fp8."
+        )
     measured = timing_cache.read_bytes() if timing_cache is not None and timing_cache.is_file() else b""
     hidden = hidden_size(source.path / "decoder.onnx")
     tables = {"vision": vision_profiles(source.spec), "decoder": decoder_profiles(source.spec, max_rows)}

@@ -99,7 +99,7 @@ def test_a_full_disk_is_a_sentence_and_what_was_written_stays(tmp_path: Path) ->
     fill(bag, 20)
     with open("/dev/full", "wb", buffering=0) as full:
         bag._writer.storage.bio.raw.close()  # from here on each write meets a full disk
-        bag._writer.storage.bio = open(full.fileno(), "wb", closefd=False)
+        bag._writer.storage.bio = open(full.fileno(), "wb", closefd=False)  # noqa: SIM115
         with pytest.raises(DiskFull, match="dtvla bag repair") as caught:
             fill(bag, 1)
     assert caught.value.__cause__ is not None

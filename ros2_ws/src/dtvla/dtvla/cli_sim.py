@@ -95,6 +95,7 @@ def evaluate(
     from dtvla.demo import fresh_folder
     from dtvla.graph import default_bundle
     from dtvla.policy.bundle import Bundle
+    from dtvla.sim import on_ray
     from dtvla.sim.evaluation import plan
     from dtvla.sim.results import EvalOptions, Through, begun_options
     from dtvla.sim.study import STUDY
@@ -133,30 +134,36 @@ def evaluate(
         return cli_study.vary(options, vary, workers, output)
     if through == "ros":
         ros_evaluation.check(options)
+    if through == "ray":
+        on_ray.check(options)
     planned = len(plan(options))  # a wrong option is told before a folder is made
     folder = resume or fresh_folder(output)
-    return _evaluate(options, workers, planned, folder, _runner(options, folder, ray, servers))
+    crew = max(1, min(workers or os.cpu_count() or 1, planned))
+    results = evaluate_into(folder, options, crew, _runner(options, folder, ray, servers))
+    return FAILED if any(result.error for result in results) else OK
 
 
 def _runner(options: EvalOptions, folder: Path, address: str, servers: int) -> Runner:
     """What runs the episodes."""
-    if options.through == "ros":
-        from dtvla import ros_evaluation
-
-        return ros_evaluation.runner(folder)
+    from dtvla import ros_evaluation
+    from dtvla.sim import on_ray
     from dtvla.sim.evaluation import in_processes
 
-    return in_processes
+    if options.through == "ros":
+        return ros_evaluation.runner(folder)
+    return on_ray.runner(address, servers) if options.through == "ray" else in_processes
 
 
-def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path, runner: Runner) -> int:
+def evaluate_into(folder: Path, options: EvalOptions, workers: int, runner: Runner) -> list[EpisodeResult]:
+    """Runs what is left of an evaluation in a folder, with a bar, and says how it went."""
     from rich.progress import Progress
 
     from dtvla.sim.evaluation import evaluate as run
+    from dtvla.sim.evaluation import plan
     from dtvla.sim.report import write_report
     from dtvla.sim.results import SUMMARY, Journal, write_results
 
-    options = replace(options, workers=max(1, min(workers or os.cpu_count() or 1, total)))
+    options, total = replace(options, workers=workers), len(plan(options))
     journal = Journal(folder, options)
     solved = sum(result.success for result in journal.finished)
     try:
@@ -181,7 +188,7 @@ def _evaluate(options: EvalOptions, workers: int, total: int, folder: Path, runn
         console.print(f"{name}, {times} episodes: {error}", style="red", markup=False)
     console.print(f"All episodes with their thoughts: {write_report(folder)}", highlight=False)
     console.print(f"Videos for it: dtvla report {folder}", highlight=False)
-    return FAILED if wrong else OK
+    return results
 
 
 def success_tables(results: list[EpisodeResult]) -> list[Table]:

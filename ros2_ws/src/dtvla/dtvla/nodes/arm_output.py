@@ -1,8 +1,8 @@
 """What a real arm is told: target poses for its Cartesian controller, and its gripper.
 
 `target_pose` (PoseStamped) is what CRISP, the FZI controllers and MoveIt Servo in POSE mode take, by
-remapping. The gripper gets its opening on a topic (JointState: opening, speed, force), and as a GripperCommand goal where control_msgs is installed and a
-server answers.
+remapping. The gripper gets its opening on a topic (JointState: opening, speed, force), and as a
+GripperCommand goal where control_msgs is installed and a server answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes an MCAP bag (rosbag2 format) from serialised messages; any ROS tool reads it.
 
-What was written is with the system after `FLUSH_S` at the latest, in whole MCAP chunks: a writer that is killed,
-or whose disk is full, leaves a file without an index, from which `bag_repair` gets everything else.
+What was written is with the system after `FLUSH_S` at the latest, in whole MCAP chunks: a writer that is
+killed, or whose disk is full, leaves a file without an index, from which `bag_repair` gets everything else.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Bag:
             with contextlib.suppress(OSError):  # it would write what does not fit
                 storage.bio.detach().close()
         raise DiskFull(
-            f"The bag {self._folder} cannot be written any more ({error.strerror}): recording has ended. What "
+            f"The bag {self._folder} cannot be written ({error.strerror}): recording has ended. What "
             f"is on the disk stays; make room, then run: dtvla bag repair {self._folder}"
         ) from error
 

@@ -198,7 +198,7 @@ class ControllerNode(GraphNode):
         self._show()
 
     def _tell(self, target: Target) -> None:
-        """The limits that were touched last, in words and with their figures, and for how many ticks in all."""
+        """The limits that were touched last, with their figures, and for how many ticks in all."""
         if target.events:
             self._limited += 1
             words = "; ".join(str(event) for event in target.events)
@@ -249,7 +249,7 @@ class ControllerNode(GraphNode):
         self.report.problem(
             "policy qos",
             f"A publisher of {self.resolve_topic_name('policy/action_chunk')} is not heard: it must be "
-            f"reliable and offer a liveliness lease of at most {qos.LEASE_S:g} s, so that its death is noticed.",
+            f"reliable and offer a liveliness lease of at most {qos.LEASE_S:g} s, or nobody notices its death.",
         )
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

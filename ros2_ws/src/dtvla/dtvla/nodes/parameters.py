@@ -148,7 +148,7 @@ LIBERO_BRIDGE = (
     Parameter(
         "script",
         "",
-        "Decides in the policy's place, knowing the state: expert, random or replay:FILE; empty: nothing does.",
+        "Decides in the policy's place, knowing the state: expert, random, replay:FILE; empty: nothing does.",
     ),
     Parameter("examine", False, "Publish how each episode went on episode_result, as JSON."),
     BASE_FRAME,

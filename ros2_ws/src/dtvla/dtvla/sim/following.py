@@ -1,7 +1,7 @@
 """The simulated arm behind target poses: what a Cartesian impedance controller does on a real one.
 
 LIBERO's controller (robosuite OSC_POSE) pulls the arm with a critically damped spring (stiffness 150 per unit
-of mass) towards `measured pose + delta`. Told the difference to a target as its delta, it is just such an arm.
+of mass) towards `measured pose + delta`. Told the way to a target as its delta, it is just such an arm.
 """
 
 from __future__ import annotations

@@ -244,9 +244,7 @@ class Crew:
         if number not in self.simulators:
             server = self.servers[number % len(self.servers)] if self.servers else None
             make = self._ray.remote(num_cpus=1)(Simulator)
-            self.simulators[number] = make.remote(
-                self._options, server, number // max(1, len(self.servers))
-            )
+            self.simulators[number] = make.remote(self._options, server, number // max(1, len(self.servers)))
         pair = dealer.deal(number)
         assert pair is not None, "none waits"
         return self.simulators[number].play.remote(*pair)

@@ -286,7 +286,7 @@ def outcome(success: bool, lifted: Sequence[str], *targets: str) -> str:
     return OUTCOMES[2] if lifted[0] not in targets else OUTCOMES[3]
 
 
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a success rate (z = 1.96: 95 %). Returns (low, high); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
