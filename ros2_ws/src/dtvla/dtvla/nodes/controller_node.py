@@ -249,7 +249,7 @@ class ControllerNode(GraphNode):
         self.report.problem(
             "policy qos",
             f"A publisher of {self.resolve_topic_name('policy/action_chunk')} is not heard: it must be "
-            f"reliable and offer a liveliness lease of at most {qos.LEASE_S:g} s, or nobody notices its death.",
+            f"reliable and offer a liveliness lease of at most {qos.LEASE_S:g} s, to be missed when it dies.",
         )
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
