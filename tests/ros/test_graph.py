@@ -99,7 +99,9 @@ def test_two_lockstep_runs_with_one_seed_agree_in_every_bit(theatre: Theatre) ->
 
 def test_another_task_loads_and_tells_the_policy_its_instruction(theatre: Theatre) -> None:
     theatre.finish(theatre.start(task=2, seed=0))
-    assert {chunk.instruction for chunk in theatre.chunks} == {"Pick up the can and place it in the basket"}
+    assert {chunk.instruction for chunk in theatre.chunks if not chunk.hold} == {
+        "Pick up the can and place it in the basket"
+    }
 
 
 def test_a_stopped_arm_holds_while_the_world_goes_on(theatre: Theatre) -> None:
