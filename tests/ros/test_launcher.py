@@ -142,6 +142,18 @@ def test_a_killed_node_is_named_and_the_rest_is_ended(start: Callable[..., Run])
     assert not segments & shared_memory_files()
 
 
+def test_a_killed_policy_is_started_anew_where_that_is_wanted(start: Callable[..., Run]) -> None:
+    run = start("up", "--no-simulator", "--no-show", "--respawn")
+    run.wait_for(lambda: "The graph runs" in run.text, "the graph does not come up")
+    victim = next(pid for pid in run.nodes() if b"dtvla.nodes.policy_node" in _command_line(pid))
+    os.kill(victim, signal.SIGKILL)
+    run.wait_for(lambda: "it is started anew" in run.text, "the death is not noticed")
+    run.wait_for(lambda: run.text.count("activating policy_node") == 2, "the new policy is not activated")
+    run.process.send_signal(signal.SIGINT)
+    run.process.wait(PATIENCE_S)
+    assert run.left_nothing()
+
+
 def test_a_busy_domain_is_refused_in_words(start: Callable[..., Run]) -> None:
     with domains.reserve() as taken:
         run = start("up", "--domain", str(taken.domain))
