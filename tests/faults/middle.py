@@ -114,6 +114,8 @@ class Relay:
             message.width, message.height = 7, 5
         elif fault == "encoding":
             message.encoding = "bayer_rggb8"
+        elif fault == "shift":
+            message = _spoil(message, fault, self.value)
         elif fault == "truncate":
             message.data = message.data[: len(message.data) // 2]
         else:  # one bit of noise, as no real camera is without

@@ -126,3 +126,21 @@ def _time() -> Any:
     from builtin_interfaces.msg import Time
 
     return Time()
+
+
+@pytest.mark.parametrize("late", [1, 2, 5])
+def test_late_ticks_do_not_stretch_a_plan(late: int) -> None:
+    """Rows were counted by ticks: ones that came every 20 ms doubled a plan's time, and the way of the arm."""
+    follower, tick_ns = moving_follower()
+    begin = follower.step(tick_ns, 0.01)
+    assert begin is not None
+    moved_s, target = 0.0, begin
+    while not target.command.hold:
+        tick_ns += late * TICK_NS
+        moved_s += late * TICK_NS / 1e9
+        target = follower.step(tick_ns, late * TICK_NS / 1e9)
+        assert target is not None
+        follower.measure(target.pose)
+    assert moved_s == pytest.approx(100 * 0.05 - 0.3, abs=0.12)  # 30 ticks of it are over
+    way_m = target.pose.position_m[0] - begin.pose.position_m[0]
+    assert way_m == pytest.approx(0.2 * moved_s, abs=0.02)

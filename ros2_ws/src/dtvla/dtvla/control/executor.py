@@ -76,7 +76,7 @@ class Executor:
         self._arbiter = Arbiter(limits, lockstep, max_age_s, gripper_opening_m)
         self._plans = Plans(blend or Blend(), overlap=mode is Mode.ENSEMBLED)
         self._braking = braking
-        self._tick_length_ns = tick_ns
+        self._tick_length_ns = self._lasts_ns = tick_ns
         self._suspended = False
         self._restart()
 
@@ -118,13 +118,15 @@ class Executor:
             self.delay.observe(chunk.decision_id, now_ns - chunk.stamp_ns)
         return sentence
 
-    def step(self, tick_ns: int, *, suspended: bool = False) -> Command | None:
+    def step(self, tick_ns: int, *, suspended: bool = False, lasts_ns: int | None = None) -> Command | None:
         """The command for the tick at `tick_ns`, or None when a lockstep world has to wait.
 
         The same tick asked again gets the same answer; a tick further back starts all anew. While it is
         `suspended` (something is wrong, see `watchdogs`) every answer is a hold, and no row is used up.
+        Where ticks have a length of their own, `lasts_ns` is that of this one, if it is another.
         """
         self._suspended = suspended
+        self._lasts_ns = self._tick_length_ns and (lasts_ns or self._tick_length_ns)
         if self.mode is Mode.OPEN_LOOP:
             return self._arbiter.hold(tick_ns) if suspended else self._arbiter.tick(tick_ns)
         if self._tick_ns is not None and tick_ns < self._tick_ns:
@@ -193,7 +195,7 @@ class Executor:
         newest, lockstep = self._plans.newest, self._arbiter.lockstep
         if newest is not None:
             self._last_chunk = newest.chunk
-            length_ns = self._tick_length_ns or newest.chunk.period_ns
+            length_ns = self._lasts_ns or newest.chunk.period_ns
             wanted = self._plans.wanted(self._clock.now_ns, length_ns, self._velocity, due=lockstep)
             if wanted is not None:
                 self._coast = None
@@ -218,7 +220,7 @@ class Executor:
 
     def _slow_down(self, tick_ns: int, chunk: Chunk) -> Command:
         """Nothing is planned while the arm moves: its motion fades out along its last direction."""
-        length_ns = self._tick_length_ns or chunk.period_ns
+        length_ns = self._lasts_ns or chunk.period_ns
         if self._coast is not None and self._coast.over:
             self._coast = None
         if self._coast is None and self._velocity.any():

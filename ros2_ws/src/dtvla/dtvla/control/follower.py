@@ -150,7 +150,8 @@ class PoseFollower:
         if self._measured is None:
             return None
         self._look_after(self._measured)
-        command = self.executor.step(tick_ns, suspended=suspended or self.strayed is not None)
+        waits = suspended or self.strayed is not None
+        command = self.executor.step(tick_ns, suspended=waits, lasts_ns=round(dt_s * NS_PER_S))
         if command is None:
             return None
         if self._limiter is None:
