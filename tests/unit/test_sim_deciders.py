@@ -124,7 +124,7 @@ def test_an_interrupted_evaluation_goes_on_without_losing_an_episode(tmp_path: P
     with journal.path.open("a") as file:  # killed in the middle of a line
         file.write(json.dumps({"task": 2, "task_na": "can"})[:12])
     resumed = Journal(tmp_path, begun_options(tmp_path))
-    assert [(r.task, r.thoughts) for r in resumed.finished] == [(0, ["a thought"])], (
+    assert [(r.task, r.thoughts) for r in resumed.finished] == [(0, ("a thought",))], (
         "what failed is tried again"
     )
     resumed.add(replace(EPISODE, task=1))
