@@ -126,6 +126,7 @@ def active(name: str, probe: Probe, domain: int, folder: Path, **parameters: obj
     """A configured and activated node process."""
     process = NodeProcess(name, domain, folder, **parameters)
     try:
+        probe.await_successor(name)  # discovery may still know one of that name which has ended
         probe.bring_up([name])
     except BaseException as error:
         process.__exit__(type(error), error, None)
