@@ -16,6 +16,7 @@ from tests.faults.acts import (
     check_bag,
     check_disk,
     check_inference_words,
+    clock_still,
     fill_disk,
     heal,
     huge_instruction,
@@ -266,7 +267,14 @@ def _message_faults() -> list[Fault]:
             -10.0,
             **jumped,
         ),
-        message("clock-still", "/clock stands still", ["/clock"], "drop", **jumped),
+        message(
+            "clock-still",
+            "/clock stands still",
+            ["/clock"],
+            "drop",
+            moment="no progress for clock_jump_s (0.5 s), plus the controller's look every 0.1 s",
+            know=clock_still,
+        ),
     ]
 
 
@@ -274,7 +282,7 @@ def _storage_faults() -> list[Fault]:
     return [
         Fault(
             "disk-fills",
-            "the recorder's disk (64 MB) fills up by its own bag",
+            "the recorder's disk (24 MB) fills up by its own bag",
             let_disk_fill,
             _nothing,
             22.0,

@@ -23,7 +23,9 @@ LAUNCHED = {"launcher-policy": "policy_node", "launcher-controller": "controller
 FRESH_S = 0.4  # the arm moves, and its newest chunk is younger than this, when a fault strikes
 # Pictures of real cameras change in every frame; the process in the middle sees to it. So a camera that
 # repeats one picture can be told from an arm that rests.
-MORE = {"policy_node": {"frozen_image_s": 1.0, "max_image_age_s": 0.0}}
+NOISE = {"policy_node": {"frozen_image_s": 1.0, "max_image_age_s": 0.0}}
+# Two cores are few for a rendered world, a policy and a recorder: no videos, pictures as the policy sees them.
+LIGHT = {"recorder_node": {"video": False}, "libero_bridge_node": {"image_size_px": 96}}
 
 
 @dataclass
@@ -116,7 +118,9 @@ class Runner:
             self._tell("starting the graph")
             folder = self._folder / f"graph_{self._count}"
             bundle = failing_bundle.make(default_bundle(), self._folder / "failing_bundle")
-            stage = Stage(folder, domain, fault.middle, MORE if fault.middle else {}, bundle=bundle)
+            stage = Stage(
+                folder, domain, fault.middle, LIGHT | (NOISE if fault.middle else {}), bundle=bundle
+            )
             stage.__enter__()
             self._stage = stage
             stage.begin_episode()

@@ -98,6 +98,7 @@ class Stage:
         more: parameters beside the graph's own, by node.
         nodes: which run.
         arm: a Panda that is told target poses; otherwise the simulator's own deltas, still in real time.
+        preferred: whether the system let the controller run with real-time priority.
     """
 
     folder: Path
@@ -109,6 +110,7 @@ class Stage:
     bundle: Path = field(default_factory=default_bundle)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     complaints: dict[str, tuple[float, str]] = field(default_factory=dict)
+    preferred: bool = False
     _middle: Helper | None = None
     _began_s: float = field(default_factory=time.time)
     _seed: int = 20_000
@@ -250,6 +252,7 @@ class Stage:
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
+        self.preferred = _prefer(name, self.processes[name].pid) or self.preferred
 
     def _look(self) -> None:
         """Notes complaints, with the time of the newest one; figures in them do not make them others."""
@@ -257,3 +260,19 @@ class Stage:
             if status.level != DiagnosticStatus.OK:
                 key = f"{name}: {re.sub(r'[-+]?[0-9][0-9.e+]*', '#', status.message)}"
                 self.complaints[key] = (time.time(), f"{name}: {status.message}")
+
+
+def _prefer(name: str, pid: int) -> bool:
+    """Real-time priority for the controller, as on a robot, and a higher one for the simulated robot.
+
+    The latter stands for a machine of its own. True when it is the controller, and the system allows it.
+    """
+    try:
+        if name == "libero_bridge_node":
+            os.setpriority(os.PRIO_PROCESS, pid, -10)
+        if name == "controller_node":
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(10))
+            return True
+    except OSError:
+        pass
+    return False

@@ -130,7 +130,7 @@ def _time() -> Any:
 
 @pytest.mark.parametrize("late", [1, 2, 5])
 def test_late_ticks_do_not_stretch_a_plan(late: int) -> None:
-    """Rows were counted by ticks: ones that came every 20 ms doubled a plan's time, and the way of the arm."""
+    """Rows were counted by ticks: if they came every 20 ms, a plan took twice its time, and its way."""
     follower, tick_ns = moving_follower()
     begin = follower.step(tick_ns, 0.01)
     assert begin is not None

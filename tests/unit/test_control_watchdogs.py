@@ -96,3 +96,17 @@ def test_the_distance_of_two_poses_is_in_metres_and_radians() -> None:
     metres, radians = distance(pose(0.1, 0.2), pose(-0.2, -0.1))
     assert np.isclose(metres, 0.3)
     assert np.isclose(radians, 0.3)
+
+
+def test_a_clock_that_stands_still_is_no_jump_and_is_noticed() -> None:
+    """Simulated time goes in steps; only a step that does not come for too long counts."""
+    watch = ClockWatch(0.5)
+    for tick in range(20):
+        watch.jump_s(tick // 2 * 50 * MS, 0.025 * tick)
+        assert watch.still_s is None
+    stopped_s = 0.025 * 18
+    for tick in range(1, 10):
+        assert watch.jump_s(9 * 50 * MS, stopped_s + 0.1 * tick) is None
+        assert (watch.still_s is not None) == (tick > 5)
+    watch.jump_s(10 * 50 * MS, stopped_s + 1.0)
+    assert watch.still_s is None

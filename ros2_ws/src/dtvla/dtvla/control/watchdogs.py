@@ -86,14 +86,23 @@ class ClockWatch:
 
     tolerance_s: float
     _last: tuple[int, float] | None = None
+    _moved_s: float = 0.0  # steady time at which the clock was last seen to go on
 
     def jump_s(self, now_ns: int, steady_s: float) -> float | None:
         """By how much the clock jumped since the last call (s), or None."""
         last, self._last = self._last, (now_ns, steady_s)
+        if last is None or now_ns != last[0]:
+            self._moved_s = steady_s
         if last is None:
             return None
         jump_s = (now_ns - last[0]) / NS_PER_S - (steady_s - last[1])
         return jump_s if abs(jump_s) > self.tolerance_s else None
+
+    @property
+    def still_s(self) -> float | None:
+        """For how long the clock had not gone on at the last call (s), if longer than the tolerance."""
+        still_s = 0.0 if self._last is None else self._last[1] - self._moved_s
+        return still_s if still_s > self.tolerance_s else None
 
 
 @dataclass

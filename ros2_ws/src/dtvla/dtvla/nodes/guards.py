@@ -8,6 +8,7 @@ from dtvla.nodes.diagnostics import Level, Reporter
 from dtvla.nodes.parameters import Settings
 
 HOLDS = "The arm holds."
+STILL = "The clock stands still, so the age of nothing can be told. Look after what publishes /clock."
 
 
 class Guards:
@@ -41,6 +42,7 @@ class Guards:
         self._planning = False  # the newest chunk was a decision, so another must follow
         self._clock = ClockWatch(settings.number("clock_jump_s"))
         self._rivals = ""
+        self._still = False  # the node's clock stands still
 
     def hear_chunk(self, chunk: Chunk, now_s: float) -> None:
         """A good chunk came at `now_s` (steady time)."""
@@ -55,6 +57,8 @@ class Guards:
     def clock_jumped(self, now_ns: int, now_s: float) -> bool:
         """Whether the node's clock was set since the last call; what was planned is void then."""
         jump_s = self._clock.jump_s(now_ns, now_s)
+        self._still = self._clock.still_s is not None and not self._lockstep
+        self._tell("still", STILL if self._still else "")
         if jump_s is None or self._lockstep:
             return False
         self._report.problem(
@@ -75,7 +79,7 @@ class Guards:
         silent = [sentence for watch in self._robot if (sentence := watch.sentence(now_s)) is not None]
         self._tell("robot", " ".join(silent))
         self._watch_policy(now_s)
-        return bool(silent or self._rivals)
+        return bool(silent or self._rivals or self._still)
 
     def _watch_policy(self, now_s: float) -> None:
         """A silent policy needs no suspension: its chunk runs out, and the arm slows down by itself."""

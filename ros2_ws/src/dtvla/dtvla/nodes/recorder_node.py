@@ -87,9 +87,12 @@ class RecorderNode(GraphNode):
             self._draw()
             self._end_video()
         finally:
-            if self._bag is not None:
-                self._bag.close()
-                self._bag = None
+            bag, self._bag = self._bag, None
+            if bag is not None:
+                try:
+                    bag.close()
+                except DiskFull as full:
+                    self.report.problem("disk", str(full))
 
     def _on_message(self, topic: str, kind: type, data: bytes) -> None:
         if self._full:
