@@ -24,7 +24,7 @@ FRESH_S = 0.4  # the arm moves, and its newest chunk is younger than this, when 
 # Pictures of real cameras change in every frame; the process in the middle sees to it. So a camera that
 # repeats one picture can be told from an arm that rests.
 NOISE = {"policy_node": {"frozen_image_s": 1.0, "max_image_age_s": 0.0}}
-# Two cores are few for a rendered world, a policy and a recorder: no videos, pictures as the policy sees them.
+# Two cores are few for a rendered world, a policy and a recorder: no videos, pictures as the policy has them.
 LIGHT = {"recorder_node": {"video": False}, "libero_bridge_node": {"image_size_px": 96}}
 
 
