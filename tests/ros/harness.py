@@ -66,7 +66,7 @@ class NodeProcess:
         if self.alive:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(PATIENCE_S)
-        leftovers.sweep(self._started_s)
+        leftovers.sweep(self._started_s, stays=True)  # the probe stays
         if error is not None:
             print(f"--- {self.log.name}\n{self.log.read_text()}")
 
@@ -115,11 +115,13 @@ def probe_domain() -> Iterator[tuple[Probe, int]]:
     """A probe in a domain of its own."""
     with domains.reserve() as reservation:
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        begin_s = time.time() - 1.0
         probe = Probe(reservation.domain)
         try:
             yield probe, reservation.domain
         finally:
             probe.close()
+            leftovers.sweep(begin_s)
 
 
 def active(name: str, probe: Probe, domain: int, folder: Path, **parameters: object) -> NodeProcess:

@@ -89,3 +89,13 @@ def test_stems_in_use_finds_the_files_of_this_process(tmp_path: Path) -> None:
     finally:
         os.close(descriptor)
     assert "fastdds_000000ff" not in leftovers.stems_in_use(shm=tmp_path)
+
+
+def test_a_process_that_stays_in_the_graph_keeps_what_it_has_mapped(tmp_path: Path) -> None:
+    """A dead node's port was removed under the launcher, and its successor never heard a request."""
+    path = tmp_path / "fastdds_port7411"
+    path.write_bytes(b"\0" * 4096)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        assert leftovers.sweep(0.0, shm=tmp_path, stays=True) == []
+        assert path.exists()
+        assert leftovers.sweep(0.0, shm=tmp_path) == [path]

@@ -188,7 +188,7 @@ class RunningGraph:
         if not (self.options.respawn and spec.respawn) or supervisor is None or often:
             raise ChildDied(f"{obituary[0]}; the graph is shut down.{obituary[1]}")
         self.progress(f"{obituary[0]}; it is started anew.{obituary[1]}")
-        sweep(self._started_s)
+        sweep(self._started_s, stays=True)
         self.children[index] = self._spawn(spec)
         supervisor.await_successor(spec.name)
         supervisor.bring_up([spec.name], self.progress)

@@ -49,8 +49,15 @@ def _texts(process: Path) -> Iterator[str]:
             yield os.readlink(link)
 
 
-def sweep(since_s: float, until_s: float = math.inf, *, shm: Path = SHM) -> list[Path]:
-    """Removes our unused Fast DDS files that were made between two Unix times; returns them."""
+def sweep(since_s: float, until_s: float = math.inf, *, shm: Path = SHM, stays: bool = False) -> list[Path]:
+    """Removes our unused Fast DDS files that were made between two Unix times; returns them.
+
+    Args:
+        since_s, until_s: when they were made.
+        shm: where they are.
+        stays: this process stays in the graph. What it has mapped of a dead peer is kept then: the peer's
+            successor may take the same port, and what we would send to it went into the removed file.
+    """
     if not shm.is_dir():
         return []
     groups: dict[str, list[Path]] = {}
@@ -58,9 +65,8 @@ def sweep(since_s: float, until_s: float = math.inf, *, shm: Path = SHM) -> list
         stem = stem_of(path.name)
         if stem is not None:
             groups.setdefault(stem, []).append(path)
-    # This process does not count: it keeps what it has mapped of a dead peer after its own node is gone,
-    # and what it still uses itself is locked.
-    used = stems_in_use(shm=shm, excluding=os.getpid())
+    # A process that has left keeps what it had mapped of a dead peer; what it still uses itself is locked.
+    used = stems_in_use(shm=shm, excluding=None if stays else os.getpid())
     gone = []
     for stem, paths in groups.items():
         if stem in used or not _all_ours(paths, since_s, until_s) or _locked(shm / f"{stem}_el"):
