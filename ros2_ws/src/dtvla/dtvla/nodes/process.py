@@ -39,7 +39,12 @@ def run(make_node: Callable[[], Node]) -> int:
     except Exception as error:
         print(f"ROS could not start: {error}. Check the arguments behind --ros-args.", file=sys.stderr)
         return 2
-    node = make_node()
+    try:
+        node = make_node()
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 0  # it was told to end while it was being made
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
