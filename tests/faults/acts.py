@@ -24,6 +24,7 @@ CAN_KNOW_POSE_S = 0.2  # robot_timeout_s of the controller node
 CLOCK_JUMP_S = 0.5  # clock_jump_s of the controller node
 WATCH_S = 0.1  # it looks after clocks and rivals so often
 MOST_LOST_S = 0.25  # of a recording: what a control period takes on a busy machine, and its queue
+FILLS_S = 60.0  # a bag fills the small disk within this also on a busy machine
 ALLOWED_S = 0.15  # 100 ms and one control period
 
 
@@ -45,10 +46,10 @@ class Context:
 
 # --- when the controller can know --------------------
 def plan_over(context: Context, begin: float, end: float) -> float:
-    """The rows of the last good chunk are used up: at most horizon times period after it came."""
+    """The rows of the last good chunk are used up: at most horizon times period after it came, by /clock."""
     del begin
     known = [chunk for chunk in context.record.chunks if chunk.good and chunk.time_s < end - 0.05]
-    return known[-1].until_s if known else 0.0
+    return context.record.after_clock(known[-1].time_s, known[-1].lasts_s) if known else 0.0
 
 
 def state_silent(context: Context, begin: float, end: float) -> float:
@@ -67,6 +68,19 @@ def after_watch(context: Context, begin: float, end: float) -> float:
     """The controller looks for it ten times a second."""
     del end
     return float(context.facts.get("seen_s", begin)) + WATCH_S
+
+
+def rival_found(context: Context, begin: float, end: float) -> float:
+    """The controller's own discovery of the second publisher, by its report.
+
+    DDS finds an endpoint at different times in different processes (up to 0.6 s apart on two busy cores);
+    until then nothing of it reaches the controller. How much later than a third node it found out is noted.
+    """
+    del end
+    found_s = context.record.said_after(begin, "controller_node", " publish")
+    later_ms = 1000 * (found_s - float(context.facts["seen_s"]))
+    context.notes.append(f"the controller's DDS found it {later_ms:+.0f} ms after a third node's did")
+    return found_s
 
 
 def clock_still(context: Context, begin: float, end: float) -> float:
@@ -205,14 +219,18 @@ def check_disk(context: Context) -> str:
     disk = context.facts["disk"]
     if not disk.mounted:
         return ""
-    said = context.stage.words(context.began_s)
-    words = [w for w in said if w.startswith("recorder_node") and "recording has ended" in w]
+
+    def words() -> list[str]:
+        said = context.stage.words(context.began_s)
+        return [w for w in said if w.startswith("recorder_node") and "recording has ended" in w]
+
+    ended = context.stage.await_(lambda: bool(words()), FILLS_S)
     copy = context.stage.folder / "from_small_disk"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(context.facts["bag"], copy)
     disk.close()
     context.stage.restart("recorder_node")
-    if not words:
+    if not ended:
         return "the recorder did not say that its disk is full"
     times, fault_s = readable(copy), context.facts.get("fault_s")
     if fault_s is None:

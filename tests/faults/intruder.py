@@ -175,7 +175,7 @@ def main() -> int:
     """Publishes until stdin ends."""
     end_with_launcher()
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    threading.Thread(target=_await_end, args=(over,), daemon=True).start()
     rclpy.init()
     node = rclpy.create_node("intruder")
     step = WHAT[sys.argv[1]](node)
@@ -187,6 +187,11 @@ def main() -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
+
+
+def _await_end(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
 
 
 if __name__ == "__main__":

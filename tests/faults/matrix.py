@@ -29,6 +29,7 @@ from tests.faults.acts import (
     remember_bag,
     restart,
     resume,
+    rival_found,
     send_off,
     spoil,
     state_silent,
@@ -131,7 +132,7 @@ def _process_faults() -> list[Fault]:
 
 
 def _noise_faults() -> list[Fault]:
-    rival = "the second publisher seen by a third node, plus the controller's look every 0.1 s"
+    rival = "its own discovery of the second publisher, by its report"
     return [
         Fault(
             "second-policy",
@@ -140,7 +141,7 @@ def _noise_faults() -> list[Fault]:
             send_off,
             3.0,
             rival,
-            after_watch,
+            rival_found,
         ),
         Fault(
             "second-arm",
@@ -149,7 +150,7 @@ def _noise_faults() -> list[Fault]:
             send_off,
             3.0,
             rival,
-            after_watch,
+            rival_found,
         ),
         Fault(
             "wrong-types",
@@ -196,8 +197,7 @@ def _message_faults() -> list[Fault]:
         value: float = 0.0,
         *,
         lasts_s: float = 3.0,
-        moment: str = "",
-        know: Know | None = None,
+        due: tuple[str, Know | None] = ("", None),
     ) -> Fault:
         return Fault(
             name,
@@ -205,18 +205,14 @@ def _message_faults() -> list[Fault]:
             partial(spoil, topics, fault, value),
             partial(heal, topics),
             lasts_s,
-            moment,
-            know,
-            True,
+            *due,
+            middle=True,
         )
 
-    used, silent = {"moment": USED_UP, "know": plan_over}, {"moment": SILENT, "know": state_silent}
-    jumped = {
-        "moment": "the first jumped /clock, plus the controller's look every 0.1 s",
-        "know": after_watch,
-    }
+    used, silent = (USED_UP, plan_over), (SILENT, state_silent)
+    jumped = ("the first jumped /clock, plus the controller's look every 0.1 s", after_watch)
     return [
-        message("chunks-dropped", "no chunk arrives for 3 s", CHUNKS, "drop", **used),
+        message("chunks-dropped", "no chunk arrives for 3 s", CHUNKS, "drop", due=used),
         message("chunks-lossy", "half of the chunks are lost", CHUNKS, "drop_some", 0.5),
         message("chunks-delayed", "each chunk comes 0.4 s late", CHUNKS, "delay", 0.4),
         message(
@@ -229,35 +225,35 @@ def _message_faults() -> list[Fault]:
         ),
         message("chunks-duplicated", "each chunk three times", CHUNKS, "duplicate", 0.1),
         message("chunks-reordered", "each second chunk before its forerunner", CHUNKS, "reorder"),
-        message("chunk-nan", "each chunk holds a NaN", CHUNKS, "nan", **used),
+        message("chunk-nan", "each chunk holds a NaN", CHUNKS, "nan", due=used),
         message(
-            "chunk-rows", "each chunk has a million rows (112 MB)", CHUNKS, "rows", 1e6, lasts_s=5.0, **used
+            "chunk-rows", "each chunk has a million rows (112 MB)", CHUNKS, "rows", 1e6, lasts_s=5.0, due=used
         ),
-        message("image-size", "images say 7 x 5 px", IMAGES, "size", **used),
-        message("image-encoding", "images in another encoding", IMAGES, "encoding", **used),
-        message("image-truncated", "half of each image's data is missing", IMAGES, "truncate", **used),
-        message("camera-silent", "one camera sends nothing", IMAGES[:1], "drop", **used),
+        message("image-size", "images say 7 x 5 px", IMAGES, "size", due=used),
+        message("image-encoding", "images in another encoding", IMAGES, "encoding", due=used),
+        message("image-truncated", "half of each image's data is missing", IMAGES, "truncate", due=used),
+        message("camera-silent", "one camera sends nothing", IMAGES[:1], "drop", due=used),
         message(
             "camera-frozen",
             "one camera repeats one picture with new stamps (frozen_image_s: 1)",
             IMAGES[:1],
             "freeze",
             lasts_s=5.0,
-            **used,
+            due=used,
         ),
-        message("image-past", "one camera's stamps lie 5 s back", IMAGES[:1], "shift", -5.0, **used),
-        message("pose-nan", "the arm's pose holds a NaN", ["ee_pose"], "nan", **silent),
-        message("joints-nan", "all joint positions are NaN", ["joint_states"], "nan", **silent),
-        message("pose-silent", "no pose of the arm", ["ee_pose"], "drop", **silent),
-        message("pose-past", "the pose's stamps lie 5 s back", ["ee_pose"], "shift", -5.0, **silent),
-        message("pose-future", "the pose's stamps lie 5 s ahead", ["ee_pose"], "shift", 5.0, **silent),
+        message("image-past", "one camera's stamps lie 5 s back", IMAGES[:1], "shift", -5.0, due=used),
+        message("pose-nan", "the arm's pose holds a NaN", ["ee_pose"], "nan", due=silent),
+        message("joints-nan", "all joint positions are NaN", ["joint_states"], "nan", due=silent),
+        message("pose-silent", "no pose of the arm", ["ee_pose"], "drop", due=silent),
+        message("pose-past", "the pose's stamps lie 5 s back", ["ee_pose"], "shift", -5.0, due=silent),
+        message("pose-future", "the pose's stamps lie 5 s ahead", ["ee_pose"], "shift", 5.0, due=silent),
         message(
             "clock-forward",
             "/clock jumps 10 s ahead, and back at the end",
             ["/clock"],
             "shift",
             10.0,
-            **jumped,
+            due=jumped,
         ),
         message(
             "clock-backward",
@@ -265,15 +261,14 @@ def _message_faults() -> list[Fault]:
             ["/clock"],
             "shift",
             -10.0,
-            **jumped,
+            due=jumped,
         ),
         message(
             "clock-still",
             "/clock stands still",
             ["/clock"],
             "drop",
-            moment="no progress for clock_jump_s (0.5 s), plus the controller's look every 0.1 s",
-            know=clock_still,
+            due=("no progress for clock_jump_s (0.5 s), plus the controller's look every 0.1 s", clock_still),
         ),
     ]
 

@@ -1,7 +1,8 @@
 """A process in the middle: relays topics of the graph, and spoils them when it is told to.
 
 The nodes on the sending side are started with the topics below remapped to `middle/...`; this process passes
-them on under their real names. Faults come as JSON lines on stdin:
+those that it is started with on under their real names. Each sender has one of its own: a chunk of 112 MB
+must not hold up the arm's state and the clock as well. Faults come as JSON lines on stdin:
 {"topics": ..., "fault": ..., "value": ...}; each is acknowledged on stdout with the time from which it acts.
 """
 
@@ -150,11 +151,11 @@ def _spoil(message: Any, fault: str, value: float) -> Any:
 
 
 def main() -> int:
-    """Relays until stdin ends."""
+    """Relays the topics of one sender (the argument) until stdin ends."""
     end_with_launcher()
     rclpy.init()
-    node = rclpy.create_node("middle")
-    relays = {topic: Relay(node, topic) for topic in RELAYED}
+    node = rclpy.create_node(f"middle_of_{sys.argv[1]}")
+    relays = {topic: Relay(node, topic) for topic in SENDERS[sys.argv[1]]}
     orders: list[dict[str, Any]] = []
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
 

@@ -6,6 +6,7 @@ the machine's clock); sequence numbers tell whether a command was missed.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
@@ -14,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import JointState
 
 from dtvla.nodes import qos
@@ -27,25 +30,32 @@ from tests.faults.bounds import DELTA_PERIOD_S, PANDA, Allowed, Exceeded, Judge,
 NS = 1e9
 MOVES_M, MOVES_RAD = 1e-6, 1e-5  # within one command; below, the target stands still
 FOREIGN_SEC = 1  # an intruder of ours stamps its poses so: they are not the controller's
+# A target that is further from the arm than this, and comes straight back to it, gives way to an arm that
+# lags (the simulated one does where its world is slower than the clock): nothing new is asked of the arm.
+LAGS_M, STRAIGHT = 0.02, 0.99
 AT_ARM_M = 0.1  # a controller begins where the arm is; the leash of the one before may lie between
 
 
 @dataclass(frozen=True)
 class Told:
-    """One command: when it was written (Unix time, s) and whether it moves the arm."""
+    """One command: when it was written (Unix time, s) and whether it moves the arm on.
+
+    `gives_way`: it moves the target straight back to the arm, which is no motion that anybody asked for.
+    """
 
     time_s: float
     moves: bool
+    gives_way: bool = False
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One chunk on the controller's topic: when it came, and until when its rows last at most."""
+    """One chunk on the controller's topic: when it came, and how long its rows last at most, by /clock."""
 
     time_s: float
     decision_id: int
     hold: bool
-    until_s: float
+    lasts_s: float
     good: bool
 
 
@@ -56,6 +66,8 @@ class Record:
     told: list[Told] = field(default_factory=list)
     chunks: list[Planned] = field(default_factory=list)
     pose_times: list[float] = field(default_factory=list)
+    clock: list[tuple[float, float]] = field(default_factory=list)  # when it was written, what it said (s)
+    said: list[tuple[float, str, str]] = field(default_factory=list)  # when, who, what: reports of nodes
     exceeded: list[Exceeded] = field(default_factory=list)
     foreign: int = 0
     missed: int = 0
@@ -66,6 +78,21 @@ class Record:
     @property
     def last_move_s(self) -> float:
         return next((item.time_s for item in reversed(self.told) if item.moves), 0.0)
+
+    def after_clock(self, since_s: float, lasts_s: float) -> float:
+        """When /clock had gone on by `lasts_s` since a moment; infinite when it has not yet.
+
+        The rows of a chunk are counted by that clock: where it runs slowly or stands, they last longer.
+        """
+        before = [said for time_s, said in self.clock if time_s <= since_s]
+        due = (before[-1] if before else 0.0) + lasts_s
+        return next((time_s for time_s, said in self.clock if time_s > since_s and said >= due), math.inf)
+
+    def said_after(self, since_s: float, who: str, words: str) -> float:
+        """When a node first reported something since a moment; infinite when it did not."""
+        return next(
+            (at for at, name, text in self.said if at > since_s and name == who and words in text), math.inf
+        )
 
     def moved_after(self, time_s: float) -> list[Told]:
         """Commands after a moment that move the arm."""
@@ -106,7 +133,9 @@ class Monitor:
         else:
             hear(EndEffectorDelta, "controller/ee_delta", self._on_delta, qos.patient(qos.COMMAND, 2000))
         hear(ActionChunk, "policy/action_chunk", self._on_chunk, qos.patient(qos.COMMAND))
+        hear(DiagnosticArray, "/diagnostics", self._on_report, 200)
         hear(PoseStamped, "ee_pose", self._on_pose, qos.patient(qos.SENSOR))
+        hear(ClockMessage, "/clock", self._on_clock, qos.patient(qos.CLOCK))
         self._thread = threading.Thread(target=self._spin, name="monitor", daemon=True)
         self._thread.start()
 
@@ -156,8 +185,17 @@ class Monitor:
                 np.linalg.norm(position - self._last[0]) > MOVES_M
                 or np.linalg.norm(turn_between(self._last[1], quaternion)) > MOVES_RAD
             )
+        gives_way = moves and self._last is not None and self._goes_back(self._last[0], position)
         self._last = position, quaternion
-        self.record.told.append(Told(time_s, moves))
+        self.record.told.append(Told(time_s, moves and not gives_way, gives_way))
+
+    def _goes_back(self, before: Any, now: Any) -> bool:
+        """Whether a step of the target goes straight back to the measured arm."""
+        if self._measured is None:
+            return False
+        step, way = now - before, self._measured - before
+        lengths = float(np.linalg.norm(step) * np.linalg.norm(way))
+        return bool(np.linalg.norm(way) > LAGS_M and step @ way >= STRAIGHT * lengths)
 
     def _begin(self, time_s: float, position: Any) -> None:
         """The first command of a controller: it must begin where the arm is."""
@@ -194,7 +232,16 @@ class Monitor:
         good = message.horizon <= 1000 and bool(np.isfinite(numbers).all())
         time_s = info["source_timestamp"] / NS
         lasts_s = min(message.horizon * message.control_period, 60.0) if good and not message.hold else 0.0
-        self.record.chunks.append(Planned(time_s, message.decision_id, message.hold, time_s + lasts_s, good))
+        self.record.chunks.append(Planned(time_s, message.decision_id, message.hold, lasts_s, good))
+
+    def _on_report(self, message: DiagnosticArray, info: Any) -> None:
+        for status in message.status:
+            if not self.record.said or self.record.said[-1][1:] != (status.name, status.message):
+                self.record.said.append((info["source_timestamp"] / NS, status.name, status.message))
+
+    def _on_clock(self, message: ClockMessage, info: Any) -> None:
+        said_s = message.clock.sec + message.clock.nanosec / NS
+        self.record.clock.append((info["source_timestamp"] / NS, said_s))
 
     def _on_pose(self, message: PoseStamped, info: Any) -> None:
         time_s, place = info["source_timestamp"] / NS, message.pose.position

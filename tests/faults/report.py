@@ -79,7 +79,9 @@ def _page(
         "- The controller ran with real-time priority where the system allows it (root), as on a robot.",
         "- Required: a hold within 150 ms (100 ms and one control period) of the moment at which the "
         "controller "
-        "can know. Jerk cannot be seen in samples at 100 Hz beyond what the acceleration says.",
+        "can know. A target that goes straight back to an arm that lags by more than 20 mm (the simulated "
+        "one, where its world is slower than the clock) asks nothing new of it and is no motion. Jerk "
+        "cannot be seen in samples at 100 Hz beyond what the acceleration says.",
         *(
             [
                 f"- **The machine was overloaded (load {load[0]} on {about['cores']} cores)**: the "

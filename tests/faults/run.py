@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dtvla import domains
 from dtvla.graph import default_bundle
@@ -18,14 +19,15 @@ from tests.faults import failing_bundle
 from tests.faults.matrix import ALLOWED_S, Context, Fault
 from tests.faults.stage import Stage, StageBroke
 
+Parameters = dict[str, dict[str, Any]]  # by node
 RECOVER_S = 90.0
 LAUNCHED = {"launcher-policy": "policy_node", "launcher-controller": "controller_node"}
 FRESH_S = 0.4  # the arm moves, and its newest chunk is younger than this, when a fault strikes
 # Pictures of real cameras change in every frame; the process in the middle sees to it. So a camera that
 # repeats one picture can be told from an arm that rests.
-NOISE = {"policy_node": {"frozen_image_s": 1.0, "max_image_age_s": 0.0}}
+NOISE: Parameters = {"policy_node": {"frozen_image_s": 1.0, "max_image_age_s": 0.0}}
 # Two cores are few for a rendered world, a policy and a recorder: no videos, pictures as the policy has them.
-LIGHT = {"recorder_node": {"video": False}, "libero_bridge_node": {"image_size_px": 96}}
+LIGHT: Parameters = {"recorder_node": {"video": False}, "libero_bridge_node": {"image_size_px": 96}}
 
 
 @dataclass

@@ -46,6 +46,7 @@ class Helper:
 
     def __init__(self, module: str, arguments: list[str], domain: int, folder: Path) -> None:
         self._log = (folder / f"{module.rsplit('.', 1)[1]}.log").open("ab")
+        self.module = module
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env=environment(domain, folder),
@@ -59,10 +60,10 @@ class Helper:
         """The next line that it prints."""
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], timeout_s)[0]:
-            raise StageBroke(f"{self.process.args} gave no answer within {timeout_s:g} s.")
+            raise StageBroke(f"{self.module} gave no answer within {timeout_s:g} s.")
         line = self.process.stdout.readline()
         if not line:
-            raise StageBroke(f"{self.process.args} ended; see {self._log.name}.")
+            raise StageBroke(f"{self.module} ended; see {self._log.name}.")
         return dict(json.loads(line))
 
     def order(self, **words: Any) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Helper:
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
-        if self.process.args[-1] == "tests.faults.middle" or self._waited() is None:
+        if self.module == "tests.faults.middle" or self._waited() is None:
             self.process.kill()
         self.process.wait(END_S)
         self._log.close()
@@ -111,7 +112,7 @@ class Stage:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     complaints: dict[str, tuple[float, str]] = field(default_factory=dict)
     preferred: bool = False
-    _middle: Helper | None = None
+    _middle: dict[str, Helper] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.time)
     _seed: int = 20_000
 
@@ -135,8 +136,10 @@ class Stage:
         self.monitor = Monitor(self.domain, arm=self.arm)
         try:
             if self.in_the_middle:
-                self._middle = Helper("tests.faults.middle", [], self.domain, self.folder)
-                self._middle.answer()
+                for sender in middle.SENDERS:
+                    self._middle[sender] = Helper("tests.faults.middle", [sender], self.domain, self.folder)
+                for helper in self._middle.values():
+                    helper.answer()
             for name in self.nodes:
                 self._spawn(name)
             self.supervisor.bring_up(list(self.nodes))
@@ -161,9 +164,9 @@ class Stage:
                 process.kill()
                 process.wait()
         self.processes.clear()
-        if self._middle is not None:
-            self._middle.end()
-            self._middle = None
+        for helper in self._middle.values():
+            helper.end()
+        self._middle.clear()
         self.monitor.close()
         self.supervisor.close()
         sweep(self._began_s - 1.0)
@@ -190,8 +193,8 @@ class Stage:
 
     def spoil(self, topics: list[str], fault: str, value: float = 0.0) -> float:
         """Tells the process in the middle what to do; returns from when on it does."""
-        assert self._middle is not None
-        return float(self._middle.order(topics=topics, fault=fault, value=value)["time_s"])
+        (sender,) = {name for name, sent in middle.SENDERS.items() if set(topics) & set(sent)}
+        return float(self._middle[sender].order(topics=topics, fault=fault, value=value)["time_s"])
 
     def intrude(self, what: str) -> Helper:
         """A foreign process; it has begun when this returns."""

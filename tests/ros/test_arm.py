@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from dtvla.nodes import qos
 from dtvla.nodes.arm_output import GRIPPER, PREVIEW, TARGET
+from dtvla.nodes.controller_node import LATE_TICKS
 from dtvla.nodes.supervisor import BringUpError
 from dtvla_msgs.msg import ActionChunk
 
@@ -99,8 +102,14 @@ def test_an_arm_follows_chunks_holds_when_they_end_and_when_its_state_is_silent(
     assert not arm.targets, "before the first chunk the arm is told nothing"
     arm.follow(2.0)
     assert arm.targets[-1].pose.position.x > 0.51
+    for _ in range(5):  # a process that stands for a moment does not catch up in one jump
+        arm.decide()
+        arm.probe.wait(lambda: False, 0.1)
+        os.kill(arm.process.process.pid, signal.SIGSTOP)
+        time.sleep(0.09)
+        os.kill(arm.process.process.pid, signal.SIGCONT)
     steps = np.diff([target.pose.position.x for target in arm.targets])
-    assert steps.max() < 0.25 * 0.1 + 1e-9, "no tick goes farther than the speed allows for the longest tick"
+    assert steps.max() <= 0.25 * LATE_TICKS / 50.0 + 1e-9, "no tick goes farther than three usual ones"
     assert arm.grips[-1].position[0] == pytest.approx(0.08)
     arm.expect_rest()
     arm.talk = False

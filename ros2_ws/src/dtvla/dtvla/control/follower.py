@@ -141,9 +141,12 @@ class PoseFollower:
         if self._limiter is not None:
             self._limiter.reset(self._limiter.pose)
 
-    def step(self, tick_ns: int, dt_s: float, *, suspended: bool = False) -> Target | None:
+    def step(
+        self, tick_ns: int, dt_s: float, *, lasts_s: float | None = None, suspended: bool = False
+    ) -> Target | None:
         """The target for the tick at `tick_ns`, `dt_s` before the next one.
 
+        `lasts_s` is what the tick consumes of the chunk, where that is more: the arm stood for a while.
         None while there is nothing to say: the arm's pose is not known, no chunk has come yet, or a lockstep
         world has to wait for one.
         """
@@ -151,7 +154,7 @@ class PoseFollower:
             return None
         self._look_after(self._measured)
         waits = suspended or self.strayed is not None
-        command = self.executor.step(tick_ns, suspended=waits, lasts_ns=round(dt_s * NS_PER_S))
+        command = self.executor.step(tick_ns, suspended=waits, lasts_ns=round((lasts_s or dt_s) * NS_PER_S))
         if command is None:
             return None
         if self._limiter is None:

@@ -15,6 +15,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import (
     QoSLivelinessChangedInfo,
     QoSRequestedIncompatibleQoSInfo,
+    QoSSubscriptionMatchedInfo,
     SubscriptionEventCallbacks,
 )
 from sensor_msgs.msg import JointState
@@ -35,7 +36,10 @@ from dtvla.nodes.process import run
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 WATCH_PERIOD_S = 0.1
-LONGEST_TICK_S = 0.1  # what a late tick counts as at most
+LONGEST_TICK_S = 0.1  # what a late tick consumes of a chunk at most
+# A tick that is later than so many: the arm stood meanwhile, and starts anew from rest. Going on at the old
+# speed would tell it to be where it would have been, which is a jump of its target (25 mm after 0.1 s).
+LATE_TICKS = 3.0
 EPISODE_GAP_S = 0.5  # in lockstep, ticks that lie farther apart belong to two episodes
 
 
@@ -63,7 +67,7 @@ class ControllerNode(GraphNode):
         self._told_ns: int | None = None
         self._pose_ns: int | None = None
         self._joints_ns: int | None = None
-        self._rival_policies = ""
+        self._policies = self._gone_policies = 0
         self._limited = 0
         self._rest = RestWatch()
         arm = self._follower is not None
@@ -83,6 +87,7 @@ class ControllerNode(GraphNode):
     def _subscribe(self) -> None:
         events = SubscriptionEventCallbacks(
             liveliness=self.guarded(self._on_policy_liveliness),
+            matched=self.guarded(self._on_policy_matched),
             incompatible_qos=self.guarded(self._on_incompatible_policy),
         )
         chunks = self.create_subscription(
@@ -184,11 +189,16 @@ class ControllerNode(GraphNode):
         if self._lockstep and not 0 <= late_s <= EPISODE_GAP_S:
             self._follower.begin()
             self._told_ns = now_ns
-        elif late_s >= LONGEST_TICK_S and not self._lockstep:
-            self._follower.rest()  # this process stood still, and so does the arm
-        # In lockstep the world says how long a tick lasts; it is asked about the same one again.
-        dt_s = late_s if 0 < late_s < LONGEST_TICK_S else (LONGEST_TICK_S / 2 if self._lockstep else usual_s)
-        target = self._follower.step(tick_ns, dt_s, suspended=suspended)
+        if self._lockstep:
+            # The world says how long a tick lasts; it is asked about the same one again.
+            dt_s = lasts_s = late_s if 0 < late_s < LONGEST_TICK_S else LONGEST_TICK_S / 2
+        else:
+            stood = late_s > LATE_TICKS * usual_s
+            if stood:
+                self._follower.rest()
+            dt_s = usual_s if stood or late_s <= 0 else late_s
+            lasts_s = min(max(late_s, dt_s), LONGEST_TICK_S)
+        target = self._follower.step(tick_ns, dt_s, lasts_s=lasts_s, suspended=suspended)
         self._waiting_ns = tick_ns if target is None and self._lockstep else None
         if target is not None:
             self._told_ns = now_ns
@@ -228,22 +238,31 @@ class ControllerNode(GraphNode):
         if self._watches.clock_jumped(self.get_clock().now().nanoseconds, time.monotonic()):
             self._executor.drop_plans()
         rival_arms = self._arm.rivals() if self._arm is not None else ""
-        self._watches.rivals(" ".join(filter(None, (self._rival_policies, rival_arms))))
+        self._watches.rivals(" ".join(filter(None, (self._rival_policies(), rival_arms))))
         if self._follower is not None:
             self._watches.suspended(time.monotonic())
 
     def _on_policy_liveliness(self, info: QoSLivelinessChangedInfo) -> None:
         """A policy that is gone leaves nothing behind; its successor counts its decisions from 1."""
-        topic = self.resolve_topic_name("policy/action_chunk")
-        self._rival_policies = ""
+        self._gone_policies = info.not_alive_count
         if info.alive_count == 0:
             self._executor.forget_policy()
             self._watches.forget_policy()
-        elif info.alive_count > 1:
-            self._rival_policies = (
-                f"{info.alive_count} policies publish {topic}, and their chunks would mix. End all but one."
-            )
+        self._watch()
         self._show()
+
+    def _on_policy_matched(self, info: QoSSubscriptionMatchedInfo) -> None:
+        """A publisher is known from its discovery on; it is called alive only some time later."""
+        self._policies = info.current_count
+        self._watch()
+
+    def _rival_policies(self) -> str:
+        """Who else may send chunks, in words; empty when nobody does. One that was killed does not count."""
+        living = self._policies - self._gone_policies
+        if living <= 1:
+            return ""
+        topic = self.resolve_topic_name("policy/action_chunk")
+        return f"{living} policies publish {topic}, and their chunks would mix. End all but one."
 
     def _on_incompatible_policy(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
         self.report.problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,10 +10,12 @@ from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
+from dtvla.control.motion import Pose
 from dtvla.nodes import qos
 from dtvla.nodes.arm_output import GRIPPER, TARGET
 from dtvla.nodes.base import GraphNode
 from dtvla.nodes.messages import pose_from, to_ns
+from dtvla.nodes.parameters import Refusal
 from dtvla.sim.env import GRIPPER_OPENING_M, Observation
 from dtvla.sim.following import following_action
 
@@ -27,8 +30,9 @@ class SimulatedArm:
     """
 
     def __init__(self, node: GraphNode, frame: str, on_target: Callable[[], None]) -> None:
-        self._frame, self._on_target = frame, on_target
-        self._pose: PoseStamped | None = None
+        self._report, self._frame, self._on_target = node.report, frame, on_target
+        self._pose: Pose | None = None
+        self._pose_ns = 0
         self._opening_m = GRIPPER_OPENING_M
         self._gripper_ns = 0
         for kind, topic, callback in (
@@ -44,18 +48,31 @@ class SimulatedArm:
 
     def told(self, tick_ns: int) -> bool:
         """Whether pose and gripper for this tick have come."""
-        return self._pose is not None and to_ns(self._pose.header.stamp) == tick_ns == self._gripper_ns
+        return self._pose is not None and self._pose_ns == tick_ns == self._gripper_ns
 
     def action(self, obs: Observation) -> NDArray[np.float64] | None:
         """The raw action [7] towards the newest target; None before the first one."""
         if self._pose is None:
             return None
-        return following_action(obs, pose_from(self._pose, self._frame), self._opening_m)
+        return following_action(obs, self._pose, self._opening_m)
 
     def _on_gripper(self, message: JointState) -> None:
+        if not (message.position and math.isfinite(message.position[0])):
+            self._report.problem(
+                "grip",
+                "A gripper target without a finite position was refused; see what publishes it.",
+            )
+            return
+        self._report.solved("grip")
         self._opening_m, self._gripper_ns = float(message.position[0]), to_ns(message.header.stamp)
         self._on_target()
 
     def _on_pose(self, message: PoseStamped) -> None:
-        self._pose = message
+        try:
+            self._pose = pose_from(message, self._frame)
+        except Refusal as refusal:
+            self._report.problem("target", f"A target pose was refused: {refusal}")
+            return
+        self._report.solved("target")
+        self._pose_ns = to_ns(message.header.stamp)
         self._on_target()
