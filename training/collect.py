@@ -1,4 +1,4 @@
-"""Records episodes of the embedded suite with the expert's labels: cameras, thought, actions, instruction.
+"""Records episodes of an embedded suite with the expert's labels: cameras, thought, actions, instruction.
 
     python -m training.collect --episodes 200                            # the expert drives
     python -m training.collect --detours --episodes 100 --seed0 200000   # first towards a wrong object
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from dtvla.policy.runner import Policy
-from dtvla.sim.embedded import BASKET, TASKS, EmbeddedTask
+from dtvla.sim.embedded import SUITES, EmbeddedTask
 from dtvla.sim.env import MAX_STEPS, POSITION_SCALE_M, Observation, SimEnv
 from dtvla.sim.expert import BEFORE_LIFT, Expert, Phase
 from dtvla.sim.thoughts import thought
@@ -42,6 +42,7 @@ ROTATION_NOISE_SHARE = 0.25
 class Collect:
     """What to record."""
 
+    suite: str = "embedded"  # or embedded_tray
     out: Path = Path("data/embedded")  # folder of the episode files
     episodes: int = 120  # episodes per task
     seed0: int = 100_000  # first seed; evaluation uses 10,000 and up
@@ -73,7 +74,7 @@ class NoisyExpert:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        level = NOISE_LEVELS[seed // len(TASKS) % len(NOISE_LEVELS)]
+        level = NOISE_LEVELS[seed // 3 % len(NOISE_LEVELS)]  # neighbouring seeds are of different tasks
         self._scale = level * np.array([1, 1, 1] + [ROTATION_NOISE_SHARE] * 3)
         self._noise = np.zeros(6)
 
@@ -126,7 +127,7 @@ class Learner:
 
 def other_tasks(env: SimEnv) -> list[EmbeddedTask]:
     """The suite's tasks but the one that is asked for."""
-    return [task for task in TASKS if task is not env.scene]
+    return [task for task in SUITES[env.info.suite].tasks if task is not env.scene]
 
 
 def predict_chunk(
@@ -155,13 +156,14 @@ def other_labels(
 ) -> tuple[list[str], NDArray[np.float32]]:
     """What the experts of the other tasks would think and do on this observation.
 
-    Returns: their thoughts and chunks [2, H, 7], in the order of `TASKS`; thoughts are empty once the target
-    has been lifted, for from there on the actions depend on contacts that are not predicted.
+    Returns: their thoughts and chunks [O, H, 7], in the suite's order; thoughts are empty once the target has
+    been lifted, for from there on the actions depend on contacts that are not predicted.
     """
-    thoughts, chunks = [], np.zeros((len(TASKS) - 1, HORIZON, 7), np.float32)
+    others = other_tasks(env)
+    thoughts, chunks = [], np.zeros((len(others), HORIZON, 7), np.float32)
     if expert.phase not in BEFORE_LIFT:
         return [""] * len(chunks), chunks
-    for i, task in enumerate(other_tasks(env)):
+    for i, task in enumerate(others):
         other = Expert(task)
         other.reset(home)
         action = other.act(obs)
@@ -177,9 +179,9 @@ def record_episode(
 
     actions float32 [T, 7] (the expert's, in [-1, 1]); frames int32 [F] (the steps that were looked at)
     and for each of them images uint8 [F, 2, H, W, 3] (agentview, wrist), thoughts str [F], other_thoughts
-    str [F, 2] and other_chunks float32 [F, 2, 10, 7] (see `other_labels`), truth float32 [F, 3, 3] (gripper,
-    grasp point, basket; metres, base frame: for checks of the thought, never an input); instruction,
-    other_instructions str [2], task, seed, success.
+    str [F, O] and other_chunks float32 [F, O, 10, 7] (see `other_labels`), truth float32 [F, 3, 3] (gripper,
+    grasp point, receptacle; metres, base frame: for checks of the thought, never an input); instruction,
+    other_instructions str [O], task, seed, success.
     """
     home = obs = env.reset(seed)
     expert = Expert(env.scene)
@@ -194,7 +196,7 @@ def record_episode(
     }
     actions = []
     movement = np.zeros(3)
-    for step in range(MAX_STEPS["embedded"]):
+    for step in range(MAX_STEPS[env.info.suite]):
         action = expert.act(obs)
         executed = driver.act(obs, action)
         if executed is None:
@@ -208,7 +210,7 @@ def record_episode(
             rows["other_thoughts"].append(others)
             rows["other_chunks"].append(chunks)
             rows["truth"].append(
-                np.stack([obs.ee_position, expert.grasp_point(obs), obs.objects[f"{BASKET}_1"]])
+                np.stack([obs.ee_position, expert.grasp_point(obs), obs.objects[expert.task.place]])
             )
         before = obs.ee_position
         obs = env.step(executed, look=(step + 1) % every == 0)
@@ -242,13 +244,14 @@ def _worker(
 ) -> None:
     policy = None if config.policy is None else Policy.load(config.policy, threads=1)
     for task, seeds in jobs:
-        paths = {seed: config.out / f"{TASKS[task].name}_{seed}.npz" for seed in seeds}
+        name = SUITES[config.suite].tasks[task].name
+        paths = {seed: config.out / f"{name}_{seed}.npz" for seed in seeds}
         missing = [seed for seed in seeds if not paths[seed].exists()]
         for seed in set(seeds) - set(missing):
             done.put((paths[seed].name, True))
         if not missing:
             continue
-        env = SimEnv("embedded", task, image_size=config.image_size)
+        env = SimEnv(config.suite, task, image_size=config.image_size)
         for seed in missing:
             if not _parent_lives():
                 return
@@ -268,17 +271,20 @@ def _parent_lives() -> bool:
 
 def main(config: Collect) -> None:
     """Records the episodes, with a progress bar; prints how many the expert failed."""
+    if config.suite not in SUITES:
+        raise SystemExit(f"There is no embedded suite '{config.suite}'; choose one of {', '.join(SUITES)}.")
     config.out.mkdir(parents=True, exist_ok=True)
+    tasks = len(SUITES[config.suite].tasks)
     jobs = [
         (
             task,
             [
-                config.seed0 + len(TASKS) * i + task  # another layout for every episode
+                config.seed0 + tasks * i + task  # another layout for every episode
                 for i in range(start, min(start + config.block, config.episodes))
             ],
         )
         for start in range(0, config.episodes, config.block)
-        for task in range(len(TASKS))
+        for task in range(tasks)
     ]
     context = multiprocessing.get_context("spawn")  # a renderer does not survive fork
     done: multiprocessing.Queue[tuple[str, bool]] = context.Queue()
@@ -289,7 +295,7 @@ def main(config: Collect) -> None:
     for worker in workers:
         worker.start()
     failed = 0
-    total = config.episodes * len(TASKS)
+    total = config.episodes * tasks
     with Progress() as bar:
         line = bar.add_task("expert episodes", total=total)
         for _ in range(total):

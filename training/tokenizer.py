@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dtvla.sim.embedded import TASKS
+from dtvla.sim.embedded import RECEPTACLES, SUITES
 from dtvla.sim.expert import Phase
-from dtvla.sim.thoughts import NEXT, describe_order
+from dtvla.sim.thoughts import describe_next, describe_order
 
 SPECIAL = ("<pad>", "<eos>", "<bos>")  # ids 0, 1, 2 as in Gemma
 TAGS = ("<image>", "<think>", "</think>", "<action>", "</action>")
@@ -17,15 +17,18 @@ MAX_CENTIMETRES = 60
 
 
 def corpus(thinking_prefix: str) -> Iterator[str]:
-    """Every kind of sentence of the suite with every number: each word and number becomes one token."""
+    """Every kind of sentence of the suites with every number: each word and number becomes one token."""
     directions = (("left", "right"), ("forward", "back"), ("above", "below"))
-    for number, phase, task in itertools.product(range(MAX_CENTIMETRES), Phase, TASKS):
+    tasks = [(task, suite) for suite in SUITES.values() for task in suite.tasks]
+    for number, phase, (task, suite) in itertools.product(range(MAX_CENTIMETRES), Phase, tasks):
+        place = RECEPTACLES[task.into]
         y, x, z = (pair[number % 2] for pair in directions)
         offset = f"{number} cm {y}, {number} cm {x}, {number} cm {z}"
-        yield f"The {task.noun} is {offset}. Next: {NEXT[phase]}."
-        yield f"The {task.noun} is in the gripper. The basket is {offset}. Next: {NEXT[phase]}."
-        yield f"The {task.noun} is over the basket."
-        yield describe_order(other.noun for other in TASKS)
+        following = describe_next(phase, place)
+        yield f"The {task.noun} is {offset}. Next: {following}."
+        yield f"The {task.noun} is in the gripper. The {place} is {offset}. Next: {following}."
+        yield f"The {task.noun} is over the {place}."
+        yield describe_order(thing.noun for thing in suite.things)
         yield f"{thinking_prefix}Task: {task.language.lower()};\n"
 
 

@@ -28,7 +28,7 @@ from dtvla.resources import resource
 from dtvla.security import Site, policy, remappings
 from dtvla.sim.embedded import TASKS
 from dtvla.sim.expert import Phase
-from dtvla.sim.thoughts import NEXT, describe_offset, parse_thought
+from dtvla.sim.thoughts import describe_next, describe_offset, parse_thought
 from dtvla.sim.variations import Variation
 
 SHIPPED = resource("bundles/embedded-int8")
@@ -71,7 +71,7 @@ def test_a_thought_is_read_back_as_finite_numbers_and_a_known_phase_or_as_nothin
 def test_what_a_thought_states_is_read_back_to_the_centimetre(
     offset: tuple[float, float, float], noun: str, phase: Phase
 ) -> None:
-    parsed = parse_thought(f"The {noun} is {describe_offset(np.array(offset))}. Next: {NEXT[phase]}.")
+    parsed = parse_thought(f"The {noun} is {describe_offset(np.array(offset))}. Next: {describe_next(phase)}.")
     assert parsed.noun == noun
     assert parsed.phase is phase
     assert parsed.offset is not None

@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 
 from dtvla.graph import default_bundle
 from dtvla.policy.runner import Policy
-from dtvla.sim.embedded import BASKET, TASKS
+from dtvla.sim.embedded import RECEPTACLES, SUITES, TASKS
 from dtvla.sim.env import IDLE_ACTION, SimEnv, list_tasks, upright
 from dtvla.sim.expert import Expert, Phase
-from dtvla.sim.thoughts import NEXT, check_thought, describe_offset, parse_thought, thought
+from dtvla.sim.thoughts import check_thought, describe_next, describe_offset, parse_thought, thought
 from training.collect import other_labels, record_episode
 
 pytestmark = pytest.mark.sim
 
 
-def _rollout(task: int, seed: int, steps: int, noise: float, queue: multiprocessing.Queue) -> None:
+def _rollout(
+    task: int, seed: int, steps: int, noise: float, suite: str, queue: multiprocessing.Queue
+) -> None:
     """Runs the expert in a process of its own: one environment per process."""
-    env = SimEnv("embedded", task, render=False)
+    env = SimEnv(suite, task, render=False)
     obs = env.reset(seed)
     expert = Expert(env.scene)
     expert.reset(obs)
@@ -45,8 +47,8 @@ def in_a_process(function, *arguments):
     return result
 
 
-def rollout(task: int, seed: int, steps: int = 260, noise: float = 0.0):
-    return in_a_process(_rollout, task, seed, steps, noise)
+def rollout(task: int, seed: int, steps: int = 260, noise: float = 0.0, suite: str = "embedded"):
+    return in_a_process(_rollout, task, seed, steps, noise, suite)
 
 
 def _detour(queue: multiprocessing.Queue) -> None:
@@ -112,9 +114,13 @@ def test_when_the_learner_drives_every_picture_still_gets_the_experts_label():
     assert np.isfinite(episode["actions"]).all()
 
 
-@pytest.mark.parametrize("task", range(len(TASKS)), ids=[task.name for task in TASKS])
-def test_the_expert_solves_every_task_although_its_hand_shakes(task):
-    success, errors, _, _ = rollout(task, seed=3, noise=0.2)
+@pytest.mark.parametrize(
+    ("suite", "task"),
+    [(name, number) for name, suite in SUITES.items() for number in range(len(suite.tasks))],
+    ids=[task.name for suite in SUITES.values() for task in suite.tasks],
+)
+def test_the_expert_solves_every_task_although_its_hand_shakes(suite, task):
+    success, errors, _, _ = rollout(task, seed=3, noise=0.2, suite=suite)
     assert success
     assert all(error is not None and error < 0.012 for error in errors), (
         "a thought is off by more than rounding"
@@ -142,12 +148,24 @@ def test_an_episode_does_not_depend_on_how_the_one_before_ended():
     assert first == again
 
 
-def test_the_seed_deals_the_objects_to_different_places():
-    orders = set()
-    for seed in range(3):
-        places = rollout(0, seed, steps=0)[3]
-        orders.add(tuple(sorted(places, key=lambda name: places[name][1])))
-    assert len(orders) > 1
+def _dealt(suite: str, queue: multiprocessing.Queue) -> None:
+    env = SimEnv(suite, 0, render=False)
+    queue.put(
+        [{name: place.tolist() for name, place in env.reset(seed).objects.items()} for seed in range(5)]
+    )
+
+
+@pytest.mark.parametrize("suite", list(SUITES))
+def test_the_seed_deals_objects_and_receptacles_to_different_places(suite):
+    """Neither what is picked up nor where it goes has a place of its own."""
+    dealt = in_a_process(_dealt, suite)
+    receptacles = {f"{name}_1" for name, _ in SUITES[suite].receptacles}
+    for kind in (receptacles, dealt[0].keys() - receptacles):
+        orders = {tuple(sorted(kind, key=lambda name: places[name][0])) for places in dealt}
+        assert len(orders) > 1 or len(kind) == 1
+    if len(receptacles) == 2:
+        gaps = [abs(places["emb_basket_1"][0] - places["emb_tray_1"][0]) for places in dealt]
+        assert min(gaps) > 0.175, "basket and tray stand apart"
 
 
 def _pictures(queue: multiprocessing.Queue) -> None:
@@ -195,7 +213,7 @@ def test_an_unknown_suite_or_task_is_named():
 
 @given(offset=st.tuples(*[st.floats(-0.59, 0.59)] * 3), phase=st.sampled_from(list(Phase)))
 def test_a_thought_reads_back_as_what_it_was_written_from(offset, phase):
-    text = f"The can is {describe_offset(np.array(offset))}. Next: {NEXT[phase]}."
+    text = f"The can is {describe_offset(np.array(offset))}. Next: {describe_next(phase)}."
     parsed = parse_thought(text)
     assert parsed.noun == "can"
     assert parsed.phase is phase
@@ -208,5 +226,8 @@ def test_a_garbled_thought_states_nothing():
     assert parsed.phase is None
 
 
-def test_every_task_places_its_target_in_the_basket():
-    assert all(BASKET not in task.target and "basket" in task.language for task in TASKS)
+def test_every_instruction_names_its_object_and_its_receptacle():
+    for task in (task for suite in SUITES.values() for task in suite.tasks):
+        assert task.noun in task.language
+        assert RECEPTACLES[task.into] in task.language
+    assert len({task.language for suite in SUITES.values() for task in suite.tasks}) == 7

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtvla.sim import assets, libero_suites
+from dtvla.sim import assets, embedded, libero_suites
 from dtvla.sim.env import SUITES, SimEnv, list_tasks
 from dtvla.sim.evaluation import EvalOptions, evaluate
 from dtvla.sim.jobs import NoJob, jobs
 from dtvla.sim.results import Journal
 
-LIBERO = [suite for suite in SUITES if suite != "embedded"]
+LIBERO = [suite for suite in SUITES if suite not in embedded.SUITES]
 
 
 def _name_assets(where: str) -> None:

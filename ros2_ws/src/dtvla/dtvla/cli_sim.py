@@ -61,7 +61,8 @@ def evaluate(
         bundle: Folder of the policy bundle; or expert (knows the state), random, or replay:FILE (the
             episodes.jsonl of an evaluation). Default: the bundle that ships with dtvla.
         backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
-        suite: Benchmark suite: embedded, libero_spatial, libero_object, libero_goal or libero_10.
+        suite: Benchmark suite: embedded, embedded_tray, libero_spatial, libero_object, libero_goal or
+            libero_10.
         tasks: Tasks of the suite, such as 0-9 or 0,3,5. Default: all.
         episodes: Number of episodes, dealt to the tasks in turn.
         trials: Episodes per task, instead of --episodes. The benchmark's protocol has 50.
@@ -242,13 +243,14 @@ def check_assets(assets: Path | None = None) -> int:
     Args:
         assets: Folder or tar archive to look at. Default: DTVLA_ASSETS, or what was fetched.
     """
+    from dtvla.sim import embedded
     from dtvla.sim.assets import describe
     from dtvla.sim.env import SUITES, SimEnv
 
     use_assets(assets)
     _describe(describe())
     for suite in SUITES:
-        if suite != "embedded":
+        if suite not in embedded.SUITES:
             with console.status(f"Building a scene of {suite} ..."):
                 env = SimEnv(suite, 0, render=False)
                 env.reset(0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.sim import assets
+from dtvla.sim import assets, embedded
 from dtvla.sim.bootstrap import GL_PACKAGES, SimulatorUnavailable
 from dtvla.sim.env import ACTION_DIM, Observation, SimEnv, TaskInfo, list_tasks
 from dtvla.sim.episode import EpisodeRecord
@@ -82,7 +82,7 @@ class World:
             return
         if not 0 <= task < (count := len(list_tasks(suite))):
             raise ValueError(f"Suite '{suite}' has tasks 0 to {count - 1}; task {task} does not exist.")
-        if suite != "embedded":
+        if suite not in embedded.SUITES:
             assets.find()
         self.close()  # two live environments in one process render nothing
         try:

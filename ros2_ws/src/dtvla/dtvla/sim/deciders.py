@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.sim import embedded
 from dtvla.sim.env import ACTION_DIM, Observation, SimEnv
 from dtvla.sim.expert import Expert, Job, Phase
 from dtvla.sim.jobs import jobs
@@ -74,7 +75,7 @@ class ScriptedExpert(Script):
 
     def start(self, env: SimEnv, seed: int, obs: Observation) -> None:
         self._env, self._home = env, obs
-        self._embedded = env.info.suite == "embedded"
+        self._embedded = env.info.suite in embedded.SUITES
         self._todo: list[tuple[tuple[str, ...], Job]] = []
         if self._embedded:
             self._expert = Expert(env.scene)

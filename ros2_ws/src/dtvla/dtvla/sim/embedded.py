@@ -1,7 +1,9 @@
-"""The embedded suite: LIBERO's own tabletop problem with nothing but the robosuite wheel's assets.
+"""The embedded suites: LIBERO's own tabletop problem with nothing but the robosuite wheel's assets.
 
-Three tasks share one scene (a green block, a blue cylinder, a can and a basket). Which object stands
-in which of three places is drawn by the seed, so only the instruction tells the policy what to pick.
+`embedded`: three tasks share one scene (a green block, a blue cylinder, a can and a basket).
+`embedded_tray`: four tasks share another (a red block, a yellow cylinder, a white box, a basket and a tray).
+Which object stands in which of three places, and which receptacle in which of two, is drawn by the seed, so
+only the instruction tells the policy what to pick, and where to put it.
 """
 
 from __future__ import annotations
@@ -14,21 +16,24 @@ from typing import Any
 
 from dtvla.sim.bootstrap import cache_folder, robosuite_assets, write_atomically
 
-BASKET = "emb_basket"
+BASKET, TRAY = "emb_basket", "emb_tray"
+RECEPTACLES = {BASKET: "basket", TRAY: "tray"}  # what instructions and thoughts call them
 # (x_min, y_min, x_max, y_max) in metres on the table: places far enough apart for the open gripper.
 PLACES = ((-0.20, -0.24, -0.12, -0.14), (0.00, -0.28, 0.08, -0.18), (-0.10, -0.06, 0.02, 0.02))
 BASKET_PLACE = (-0.03, 0.22, 0.03, 0.28)
+RECEPTACLE_PLACES = ((-0.15, 0.23, -0.13, 0.25), (0.07, 0.23, 0.09, 0.25))  # where there are two of them
 
 
 @dataclass(frozen=True)
 class EmbeddedTask:
-    """One pick-and-place task of the suite."""
+    """One pick-and-place task of a suite."""
 
     name: str
     category: str  # object category in the BDDL file; its instance is `<category>_1`
     noun: str  # what the instruction and the thought call it
     grasp_height_m: float  # grasp point above the object's origin
     width_m: float  # extent between the fingers
+    into: str = BASKET  # category of the receptacle
 
     @property
     def target(self) -> str:
@@ -36,14 +41,52 @@ class EmbeddedTask:
 
     @property
     def language(self) -> str:
-        return f"Pick up the {self.noun} and place it in the basket"
+        preposition = "on" if self.into == TRAY else "in"
+        return f"Pick up the {self.noun} and place it {preposition} the {RECEPTACLES[self.into]}"
 
 
-TASKS = (
-    EmbeddedTask("green_block", "emb_green_block", "green block", 0.0, 0.044),
-    EmbeddedTask("blue_cylinder", "emb_blue_cylinder", "blue cylinder", 0.005, 0.048),
-    EmbeddedTask("can", "emb_can", "can", 0.01, 0.050),
-)
+@dataclass(frozen=True)
+class EmbeddedSuite:
+    """Tasks that share a scene.
+
+    Attributes:
+        tasks: in the order of their indices.
+        receptacles: the categories of what things are put into, each with its place on the table.
+    """
+
+    tasks: tuple[EmbeddedTask, ...]
+    receptacles: tuple[tuple[str, tuple[float, ...]], ...]
+
+    @property
+    def things(self) -> tuple[EmbeddedTask, ...]:
+        """A task for each object that can be picked up; what it is and how it is grasped stands there."""
+        return tuple({task.category: task for task in reversed(self.tasks)}.values())[::-1]
+
+
+_RED = ("emb_red_block", "red block", 0.005, 0.040)
+_YELLOW = ("emb_yellow_cylinder", "yellow cylinder", 0.008, 0.040)
+_WHITE = ("emb_white_box", "white box", 0.0, 0.036)
+SUITES = {
+    "embedded": EmbeddedSuite(
+        (
+            EmbeddedTask("green_block", "emb_green_block", "green block", 0.0, 0.044),
+            EmbeddedTask("blue_cylinder", "emb_blue_cylinder", "blue cylinder", 0.005, 0.048),
+            EmbeddedTask("can", "emb_can", "can", 0.01, 0.050),
+        ),
+        ((BASKET, BASKET_PLACE),),
+    ),
+    "embedded_tray": EmbeddedSuite(
+        (
+            EmbeddedTask("red_block_basket", *_RED),
+            EmbeddedTask("red_block_tray", *_RED, into=TRAY),
+            EmbeddedTask("yellow_cylinder_tray", *_YELLOW, into=TRAY),
+            EmbeddedTask("white_box_basket", *_WHITE),
+        ),
+        tuple(zip((BASKET, TRAY), RECEPTACLE_PLACES, strict=True)),
+    ),
+}
+TASKS = SUITES["embedded"].tasks
+THINGS = tuple(thing for suite in SUITES.values() for thing in suite.things)
 
 _HULL = 'rgba="0 0 0 0" solimp="0.998 0.998 0.001" solref="0.001 1"'
 _SHOWN = 'group="1" contype="0" conaffinity="0" mass="0"'
@@ -53,22 +96,26 @@ def _site(name: str, position: str) -> str:
     return f'<site rgba="0 0 0 0" size="0.005" pos="{position}" name="{name}"/>'
 
 
-def _basket_xml(half_width: float = 0.085, half_height: float = 0.045, wall: float = 0.005) -> str:
+def _tub_xml(
+    name: str, rgba: str, half_width: float, half_height: float, reach: float = 0.0, wall: float = 0.005
+) -> str:
+    """A square tub, open above; what lies lower than `2 * reach` (at least its walls) counts as inside."""
     w, h, t = half_width, half_height, wall
+    r = max(h, reach)
     boxes: list[tuple[float, ...]] = [(0, 0, t, w, w, t)]
     boxes += [(s * w, 0, h, t, w, h) for s in (1, -1)] + [(0, s * w, h, w, t, h) for s in (1, -1)]
     geoms = ""
     for x, y, z, a, b, c in boxes:
         shape = f'type="box" pos="{x:g} {y:g} {z:g}" size="{a:g} {b:g} {c:g}"'
         geoms += f'<geom {shape} group="0" density="400" friction="0.95 0.3 0.1" {_HULL}/>'
-        geoms += f'<geom {shape} rgba="0.72 0.53 0.30 1" {_SHOWN}/>'
+        geoms += f'<geom {shape} rgba="{rgba}" {_SHOWN}/>'
     region = (
-        f'<site name="contain_region" type="box" pos="0 0 {h:g}" quat="1 0 0 0" '
-        f'size="{w - 0.012:g} {w - 0.012:g} {h:g}" rgba="0 0 0 0" group="0"/>'
+        f'<site name="contain_region" type="box" pos="0 0 {r:g}" quat="1 0 0 0" '
+        f'size="{w - 0.012:g} {w - 0.012:g} {r:g}" rgba="0 0 0 0" group="0"/>'
     )
     ends = _site("bottom_site", "0 0 0") + _site("top_site", f"0 0 {2 * h:g}")
     ends += _site("horizontal_radius_site", f"{w + t:g} {w + t:g} 0")
-    return _object_xml("emb_basket", region + geoms, ends)
+    return _object_xml(name, region + geoms, ends)
 
 
 def _solid_xml(name: str, kind: str, size: tuple[float, ...], rgba: str, half_height: float) -> str:
@@ -95,25 +142,33 @@ def _arena_xml(robosuite_assets: Path) -> str:
     return text.replace(f"{textures}/ceramic.png", f"{textures}/light-wood.png")
 
 
-def _bddl(task: EmbeddedTask) -> str:
+def _bddl(task: EmbeddedTask, suite: EmbeddedSuite) -> str:
     def rectangle(values: tuple[float, ...]) -> str:
         return f"(:target main_table) (:ranges (({' '.join(f'{v:g}' for v in values)})))"
 
-    objects = [t.category for t in TASKS]
+    objects = [thing.category for thing in suite.things]
+    receptacles = [name for name, _ in suite.receptacles]
+    rooms = [f"{RECEPTACLES[name]}_place" for name in receptacles]
+    standing = "\n".join(
+        f"    ({room} {rectangle(place)})" for room, (_, place) in zip(rooms, suite.receptacles, strict=True)
+    )
+    containing = "\n".join(f"    (contain_region (:target {name}_1))" for name in receptacles)
     regions = "\n".join(f"    (place_{i} {rectangle(place)})" for i, place in enumerate(PLACES))
-    init = " ".join(f"(On {name}_1 main_table_place_{i})" for i, name in enumerate(objects))
+    init = [f"(On {name}_1 main_table_place_{i})" for i, name in enumerate(objects)]
+    init += [f"(On {name}_1 main_table_{room})" for name, room in zip(receptacles, rooms, strict=True)]
+    there = [f"{name}_1 - {name}" for name in (*objects, *receptacles)]
     return f"""(define (problem LIBERO_Tabletop_Manipulation)
   (:domain robosuite)
   (:language {task.language})
   (:regions
-    (basket_place {rectangle(BASKET_PLACE)})
+{standing}
 {regions}
-    (contain_region (:target {BASKET}_1)))
+{containing})
   (:fixtures main_table - table)
-  (:objects {" ".join(f"{name}_1 - {name}" for name in objects)} {BASKET}_1 - {BASKET})
-  (:obj_of_interest {task.target} {BASKET}_1)
-  (:init {init} (On {BASKET}_1 main_table_basket_place))
-  (:goal (And (In {task.target} {BASKET}_1_contain_region))))
+  (:objects {" ".join(there)})
+  (:obj_of_interest {task.target} {task.into}_1)
+  (:init {" ".join(init)})
+  (:goal (And (In {task.target} {task.into}_1_contain_region))))
 """
 
 
@@ -122,13 +177,21 @@ def scene_files() -> dict[str, str]:
     assets = robosuite_assets()
     files = {
         "scenes/emb_table.xml": _arena_xml(assets),
-        "emb_basket.xml": _basket_xml(),
+        "emb_basket.xml": _tub_xml("emb_basket", "0.72 0.53 0.30 1", 0.085, 0.045),
+        "emb_tray.xml": _tub_xml("emb_tray", "0.25 0.27 0.32 1", 0.08, 0.012, reach=0.045),
         "emb_green_block.xml": _solid_xml(
             "greenblock", "box", (0.022, 0.022, 0.022), "0.1 0.6 0.15 1", 0.022
         ),
         "emb_blue_cylinder.xml": _solid_xml("bluecylinder", "cylinder", (0.024, 0.03), "0.1 0.2 0.8 1", 0.03),
+        "emb_red_block.xml": _solid_xml("redblock", "box", (0.02, 0.02, 0.03), "0.8 0.1 0.1 1", 0.03),
+        "emb_yellow_cylinder.xml": _solid_xml(
+            "yellowcylinder", "cylinder", (0.02, 0.035), "0.9 0.75 0.1 1", 0.035
+        ),
+        "emb_white_box.xml": _solid_xml("whitebox", "box", (0.03, 0.018, 0.022), "0.9 0.9 0.9 1", 0.022),
     }
-    return files | {f"{task.name}.bddl": _bddl(task) for task in TASKS}
+    return files | {
+        f"{task.name}.bddl": _bddl(task, suite) for suite in SUITES.values() for task in suite.tasks
+    }
 
 
 def write_scenes() -> Path:
@@ -149,7 +212,8 @@ def register_objects(folder: Path) -> None:
 
     can = robosuite_assets() / "objects" / "can.xml"
     sources = {"EmbCan": (can, True)}
-    for name in ("EmbBasket", "EmbGreenBlock", "EmbBlueCylinder"):
+    own = {name for name in (*RECEPTACLES, *(thing.category for thing in THINGS)) if name != "emb_can"}
+    for name in sorted("".join(part.capitalize() for part in category.split("_")) for category in own):
         snake = re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
         sources[name] = (folder / f"{snake}.xml", False)
 

@@ -20,7 +20,7 @@ ROTATION_SCALE_RAD = 0.5  # and turns it by 0.5 rad (axis-angle, base frame)
 GRIPPER_OPENING_M = 0.08
 IDLE_ACTION = (0.0,) * 6 + (-1.0,)  # hold the pose, gripper open
 SETTLE_STEPS = 10  # LIBERO's protocol: objects fall onto the table before the episode starts
-MAX_STEPS = {"embedded": 260, **libero_suites.MAX_STEPS}
+MAX_STEPS = {**dict.fromkeys(embedded.SUITES, 260), **libero_suites.MAX_STEPS}
 SUITES = tuple(MAX_STEPS)
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -77,8 +77,8 @@ def list_tasks(suite: str) -> list[TaskInfo]:
     """
     if suite not in SUITES:
         raise ValueError(f"Unknown suite '{suite}'. This build serves: {', '.join(SUITES)}.")
-    if suite == "embedded":
-        said = [(task.name, task.language) for task in embedded.TASKS]
+    if suite in embedded.SUITES:
+        said = [(task.name, task.language) for task in embedded.SUITES[suite].tasks]
     else:
         said = [(name, libero_suites.language(name)) for name in libero_suites.task_names(suite)]
     return [TaskInfo(suite, i, name, words, MAX_STEPS[suite]) for i, (name, words) in enumerate(said)]
@@ -134,7 +134,7 @@ class SimEnv:
         self._render = render
         self._image_size = image_size
         self._states: NDArray[np.float64] | None = None
-        if suite == "embedded":
+        if suite in embedded.SUITES:
             folder = embedded.write_scenes()
             files = {"bddl_file_name": str(folder / f"{self.info.name}.bddl")}
             files["scene_xml"] = str(folder / "scenes" / "emb_table.xml")
@@ -145,7 +145,7 @@ class SimEnv:
         bootstrap.prepare(folder)
         from libero.libero.envs.env_wrapper import ControlEnv
 
-        if suite == "embedded":
+        if suite in embedded.SUITES:
             embedded.register_objects(folder)
         with rendering.fast_models(fast):
             self._env: Any = ControlEnv(
@@ -165,10 +165,10 @@ class SimEnv:
 
     @property
     def scene(self) -> embedded.EmbeddedTask:
-        """The task of the embedded suite, for its expert and its thoughts; LIBERO's tasks have none."""
+        """The task of an embedded suite, for its expert and its thoughts; LIBERO's tasks have none."""
         if self._states is not None:
-            raise ValueError(f"A task of '{self.info.suite}' is none of the embedded suite's.")
-        return embedded.TASKS[self.info.index]
+            raise ValueError(f"A task of '{self.info.suite}' is none of the embedded suites'.")
+        return embedded.SUITES[self.info.suite].tasks[self.info.index]
 
     @property
     def instruction(self) -> str:
@@ -265,16 +265,19 @@ class SimEnv:
         self._obs = {}
 
     def _shuffle_places(self, seed: int) -> None:
-        """Deals the three objects to the three places, so that the place says nothing of the task."""
-        sim = self._env.env.sim
-        names = [task.target for task in embedded.TASKS]
-        joints = [self._env.env.objects_dict[name].joints[-1] for name in names]
-        poses = [np.array(sim.data.get_joint_qpos(joint)) for joint in joints]
-        order = np.random.default_rng(seed).permutation(len(names))
-        for joint, pose, source in zip(joints, poses, order, strict=True):
-            pose = pose.copy()
-            pose[:2] = poses[source][:2]
-            sim.data.set_joint_qpos(joint, pose)
+        """Deals objects and receptacles to their places, so that a place says nothing of the task."""
+        suite = embedded.SUITES[self.info.suite]
+        sim, rng = self._env.env.sim, np.random.default_rng(seed)
+        for names in (
+            [thing.target for thing in suite.things],
+            [f"{receptacle}_1" for receptacle, _ in suite.receptacles],
+        ):
+            joints = [self._env.env.objects_dict[name].joints[-1] for name in names]
+            poses = [np.array(sim.data.get_joint_qpos(joint)) for joint in joints]
+            for joint, pose, source in zip(joints, poses, rng.permutation(len(names)), strict=True):
+                pose = pose.copy()
+                pose[:2] = poses[source][:2]
+                sim.data.set_joint_qpos(joint, pose)
         sim.forward()
 
     def _set_state(self, state: NDArray[np.float64]) -> None:

@@ -17,7 +17,7 @@ from dtvla.policy.background import LaggingPolicy
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
 from dtvla.policy.spec import PolicySpec
-from dtvla.sim import libero_suites, pool
+from dtvla.sim import embedded, libero_suites, pool
 from dtvla.sim.dealer import Pair
 from dtvla.sim.deciders import Decider, Script, script
 from dtvla.sim.delay import Delay, run_delayed
@@ -99,7 +99,7 @@ def plan(options: EvalOptions) -> list[tuple[int, int]]:
         )
     episodes = options.episodes if options.trials is None else options.trials * len(tasks)
     pairs = [(tasks[i % len(tasks)], options.first_seed + i // len(tasks)) for i in range(episodes)]
-    if options.suite != "embedded" and pairs:
+    if options.suite not in embedded.SUITES and pairs:
         states = len(libero_suites.init_states(options.suite, infos[tasks[0]].name))
         most = max(seed for _, seed in pairs) - options.first_seed + 1
         if most > states:  # they would be the same episodes again, and count twice

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transforms3d import quaternions
 
-from dtvla.sim.embedded import BASKET, EmbeddedTask
+from dtvla.sim.embedded import EmbeddedTask
 from dtvla.sim.env import POSITION_SCALE_M, ROTATION_SCALE_RAD, Observation
 
 HOVER_M = 0.11  # above the grasp point while moving over the object
@@ -56,9 +56,9 @@ class Job:
 
 
 def embedded_job(task: EmbeddedTask) -> Job:
-    """What a task of the embedded suite asks for."""
+    """What a task of an embedded suite asks for."""
     opening = (0.6 * task.width_m, task.width_m + 0.006)
-    return Job(task.target, task.noun, f"{BASKET}_1", (0.0, 0.0, task.grasp_height_m), opening)
+    return Job(task.target, task.noun, f"{task.into}_1", (0.0, 0.0, task.grasp_height_m), opening)
 
 
 class Expert:

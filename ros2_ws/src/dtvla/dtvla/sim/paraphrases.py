@@ -1,4 +1,4 @@
-"""The same task in other words: fixed sentences for the embedded suite, rules for LIBERO's."""
+"""The same task in other words: fixed sentences for the embedded suites, rules for LIBERO's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 
 import numpy as np
 
-from dtvla.sim.embedded import TASKS
+from dtvla.sim.embedded import SUITES, TRAY, EmbeddedTask
 
 LEVELS = 3
 
-# One tuple per level: other verbs, another build of the sentence, other names for the object as well.
+# One tuple per level: other verbs, another build of the sentence, other names for the object as well. None of
+# them is trained on (training/instructions.py has others). `_about` puts the tray in the basket's place.
 _EMBEDDED = (
     (
         "Grab the {noun} and put it in the basket",
@@ -35,7 +36,18 @@ _OTHER_NAMES = {
     "green block": ("green cube", "small green box", "green brick"),
     "blue cylinder": ("blue tube", "round blue piece", "blue roll"),
     "can": ("soda can", "tin", "drink"),
+    "red block": ("red brick", "small red box", "red piece"),
+    "yellow cylinder": ("yellow tube", "round yellow piece", "yellow roll"),
+    "white box": ("white brick", "small white block", "pale box"),
 }
+_ON_A_TRAY = (
+    ("basket", "tray"),
+    ("container", "tray"),
+    ("Into", "Onto"),
+    ("into", "onto"),
+    ("inside", "on"),
+    (" in the tray", " on the tray"),
+)
 _VERBS = (
     (r"\bpick up\b", ("grab", "take", "lift")),
     (r"\bplace\b", ("put", "set", "lay")),
@@ -65,15 +77,15 @@ def paraphrase(language: str, level: int, seed: int) -> str:
 
     Args:
         language: the benchmark's instruction.
-        level: 1 (other verbs), 2 (another build as well) or 3 (a longer sentence; in the embedded suite
+        level: 1 (other verbs), 2 (another build as well) or 3 (a longer sentence; in the embedded suites
             another name for the object, too).
         seed: chooses among the sentences.
     """
     rng = np.random.default_rng((seed, level))
-    nouns = [task.noun for task in TASKS if task.language == language]
-    if nouns:
-        sentence = str(rng.choice(_EMBEDDED[level - 1]))
-        return sentence.format(noun=nouns[0], other=rng.choice(_OTHER_NAMES[nouns[0]]))
+    for task in (task for suite in SUITES.values() for task in suite.tasks):
+        if task.language == language:
+            sentence = _about(str(rng.choice(_EMBEDDED[level - 1])), task)
+            return sentence.format(noun=task.noun, other=rng.choice(_OTHER_NAMES[task.noun]))
     words = language
     for pattern, others in _VERBS:
         # Only words of the sentence as it was: a verb put in must not be replaced again.
@@ -83,3 +95,11 @@ def paraphrase(language: str, level: int, seed: int) -> str:
         return words if words != language else f"please {language}"
     frame = str(rng.choice(_FRAMES if level == 2 else _ASIDES))
     return frame.format(words=words)
+
+
+def _about(sentence: str, task: EmbeddedTask) -> str:
+    """A sentence about the basket, said of the task's own receptacle."""
+    if task.into == TRAY:
+        for words, instead in _ON_A_TRAY:
+            sentence = sentence.replace(words, instead)
+    return sentence

@@ -23,7 +23,7 @@ from dtvla.control.options import ChunkMode, ChunkSeam
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.errors import plain
 from dtvla.policy.options import BackendName, Decoding, Thinking
-from dtvla.sim import assets
+from dtvla.sim import assets, embedded
 from dtvla.sim.reading import read
 from dtvla.sim.variations import Variation
 
@@ -44,7 +44,7 @@ class EvalOptions:
     backend: BackendName = "auto"
     suite: str = "embedded"
     episodes: int = 60
-    seed0: int | None = None  # None: 10,000 for the embedded suite, else 0 (trial i, initial state i)
+    seed0: int | None = None  # None: 10,000 for the embedded suites, else 0 (trial i, initial state i)
     workers: int = 0  # processes; 0 runs the episodes in this one
     image_size: int = 128  # pixels, as the shipped policy's training data
     execute_steps: int | None = None  # rows executed per decision; None takes the bundle's
@@ -88,7 +88,7 @@ class EvalOptions:
         """The seed, or in LIBERO's suites the initial state, of each task's first episode."""
         if self.seed0 is not None:
             return self.seed0
-        return 10_000 if self.suite == "embedded" else 0
+        return 10_000 if self.suite in embedded.SUITES else 0
 
     @property
     def scripted(self) -> bool:
@@ -268,7 +268,7 @@ def _said(options: EvalOptions) -> dict[str, Any]:
 
 def assets_label(suite: str) -> str:
     """With which assets a suite's results were made."""
-    return "none needed" if suite == "embedded" else assets.label()
+    return "none needed" if suite in embedded.SUITES else assets.label()
 
 
 def outcome(success: bool, lifted: Sequence[str], *targets: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.sim.embedded import BASKET, TASKS
+from dtvla.sim.embedded import BASKET, RECEPTACLES, THINGS
 from dtvla.sim.env import Observation
 from dtvla.sim.expert import BEFORE_LIFT, Expert, Phase
 
@@ -23,12 +23,19 @@ NEXT = {
     Phase.LOWER: "go down to it",
     Phase.GRASP: "close the gripper",
     Phase.LIFT: "lift it",
-    Phase.CARRY: "carry it to the basket",
-    Phase.PLACE: "lower it into the basket",
+    Phase.CARRY: "carry it to the {place}",
+    Phase.PLACE: "lower it into the {place}",
     Phase.RELEASE: "open the gripper",
 }
-_PHASE_OF = {words: phase for phase, words in NEXT.items()}
 _AXES = (("forward", "back"), ("left", "right"), ("above", "below"))
+
+
+def describe_next(phase: Phase, place: str = RECEPTACLES[BASKET]) -> str:
+    """What comes next, in words; `place` is what the receptacle is called."""
+    return NEXT[phase].format(place=place)
+
+
+_PHASE_OF = {describe_next(phase, place): phase for phase in NEXT for place in RECEPTACLES.values()}
 
 
 def describe_offset(offset: NDArray[np.floating]) -> str:
@@ -55,15 +62,17 @@ def describe_order(nouns: Iterable[str]) -> str:
 def thought(expert: Expert, obs: Observation) -> str:
     """The expert's thought for the action it has just chosen on `obs`."""
     noun = expert.task.noun
-    basket = describe_offset(obs.objects[f"{BASKET}_1"] - obs.ee_position)
+    place = RECEPTACLES[expert.task.place.removesuffix("_1")]
     if expert.phase in BEFORE_LIFT:
-        order = sorted(TASKS, key=lambda task: obs.objects[task.target][0])
+        there = (thing for thing in THINGS if thing.target in obs.objects)
+        order = sorted(there, key=lambda thing: obs.objects[thing.target][0])
         where = f"The {noun} is {describe_offset(expert.grasp_point(obs) - obs.ee_position)}."
-        where = f"{describe_order(task.noun for task in order)} {where}"
+        where = f"{describe_order(thing.noun for thing in order)} {where}"
     else:
-        held = "over the basket" if expert.phase is Phase.RELEASE else "in the gripper"
-        where = f"The {noun} is {held}. The basket is {basket}."
-    return f"{where} Next: {NEXT[expert.phase]}."
+        held = f"over the {place}" if expert.phase is Phase.RELEASE else "in the gripper"
+        offset = describe_offset(obs.objects[expert.task.place] - obs.ee_position)
+        where = f"The {noun} is {held}. The {place} is {offset}."
+    return f"{where} Next: {describe_next(expert.phase, place)}."
 
 
 @dataclass(frozen=True)
@@ -94,13 +103,19 @@ def parse_thought(text: str) -> ParsedThought:
 def check_thought(text: str, obs: Observation) -> float | None:
     """How far the place a thought states is from where its object really is, in metres.
 
-    Compares with the named object (its grasp point), or with the basket when the thought speaks of the
-    basket. None when the thought states no place, or names nothing that is there.
+    Compares with the named object (its grasp point) or receptacle. None when the thought states no place, or
+    names nothing that is there (LIBERO's suites: thoughts about them have no such form).
     """
-    if f"{BASKET}_1" not in obs.objects:
-        return None  # LIBERO's suites: thoughts about them have no such form
-    places = {task.noun: obs.objects[task.target] + [0.0, 0.0, task.grasp_height_m] for task in TASKS}
-    places["basket"] = obs.objects[f"{BASKET}_1"]
+    places = {
+        thing.noun: obs.objects[thing.target] + [0.0, 0.0, thing.grasp_height_m]
+        for thing in THINGS
+        if thing.target in obs.objects
+    }
+    places |= {
+        noun: obs.objects[f"{category}_1"]
+        for category, noun in RECEPTACLES.items()
+        if f"{category}_1" in obs.objects
+    }
     for sentence in text.split("."):
         stated = parse_thought(sentence + ".")
         if stated.offset is not None and stated.noun in places:
