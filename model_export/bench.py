@@ -45,7 +45,7 @@ from model_export.sample import random_model
 from training.cached import TorchBackend
 from training.config import TextConfig
 from training.model import DeepThinkVLA, hybrid_mask
-from training.sft import small_config
+from training.sft.models import small_config
 
 REFERENCE = "torch, the reference's way"
 CALIBRATION_LOOKS = 4  # the weights are random: any range will do

@@ -273,6 +273,23 @@ class DeepThinkVLA(nn.Module):
     def decoder(self) -> Gemma:
         return self.language_model.model
 
+    def forward(
+        self, ids_BS: Tensor, pixels_N3WW: Tensor, positions_BS: Tensor, mask_B1SS: Tensor, rows_BS: Tensor
+    ) -> Tensor:
+        """Logits [R, V] of the chosen rows of whole sequences, in row-major order: a training pass.
+
+        Args:
+            ids_BS: token ids, `layout.SLOT` at action slots.
+            pixels_N3WW: the samples' images in order, normalised.
+            positions_BS: 1-based positions.
+            mask_B1SS: True where a row may look.
+            rows_BS: bool, the R rows to meet the head.
+        """
+        features = self.image_features(pixels_N3WW)
+        features = features.reshape(len(ids_BS), -1, features.shape[-1])
+        hidden = self.hidden(self.embed(ids_BS, features), positions_BS, mask_B1SS)
+        return self.logits(hidden[rows_BS][None])[0]
+
     def image_features(self, pixels_N3WW: Tensor) -> Tensor:
         """Features [N, T, H] of normalised images, before the decoder's scaling by sqrt(H)."""
         tokens = self.vision_tower(pixels_N3WW)
@@ -283,13 +300,17 @@ class DeepThinkVLA(nn.Module):
 
         Args:
             ids_BS: token ids; `layout.SLOT` (-1) marks an action slot.
-            features_BFH: image features of each sample, in the order of its image ids; None without.
+            features_BFH: image features of each sample, in the order of its first F image ids; one that was
+                thought stands behind them and is text. None without.
         """
         x = self.decoder.embed_tokens(ids_BS.clamp_min(0))
         x = x * (ids_BS != SLOT).unsqueeze(-1).to(x.dtype)
         if features_BFH is not None:
             is_image = ids_BS == self.config.layout.image
-            x = x.masked_scatter(is_image.unsqueeze(-1).expand_as(x), features_BFH.to(x.dtype))
+            number = is_image.cumsum(1) - 1
+            pictured = (is_image & (number < features_BFH.shape[1])).unsqueeze(-1)
+            index = number.clamp(0, features_BFH.shape[1] - 1).unsqueeze(-1).expand_as(x)
+            x = torch.where(pictured, features_BFH.to(x.dtype).gather(1, index), x)
         return x
 
     def hidden(self, embeds_BSH: Tensor, positions_BS: Tensor, mask_B1SS: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ for hidden layers in neural networks" (2024); scale of the update after Liu et a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -21,14 +22,18 @@ class Muon(torch.optim.Optimizer):
     """Muon for 2-d parameters; the learning rate is on AdamW's scale.
 
     Args:
-        parameters: matrices.
+        parameters: matrices, or groups of them.
         lr: learning rate; an update has the root mean square that AdamW's typically has (0.2 lr).
         momentum: of the gradient's moving average (Nesterov form).
         weight_decay: decoupled.
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

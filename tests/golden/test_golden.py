@@ -53,9 +53,9 @@ def test_a_wrong_weight_is_noticed(tmp_path):
 @needs_golden
 def test_our_training_loss_is_the_references_without_its_pads():
     """`training.sft` with equal weights computes the loss the reference computes for samples alone."""
-    from training.data import Batch
+    from training.batches import Batch
     from training.passes import supervised
-    from training.sft import compute_losses
+    from training.sft.losses import compute_losses
 
     golden = load_set(SETS[0])
     case = golden.case("c10_sft_batch3")

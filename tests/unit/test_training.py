@@ -1,22 +1,20 @@
-"""Mask, data, optimiser and resuming of the training code."""
-
-import json
+"""Mask, data and optimiser of the training code."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
-from dtvla.policy.codec import ActionCodec
+from dtvla.policy.codec import ActionCodec, Normaliser
 from dtvla.policy.layout import NEVER, SLOT, Bounds, allowed
-from training import sft
+from training.batches import Collator
 from training.collect import save_episode
 from training.config import ModelConfig
 from training.data import DatasetError, load_frames
 from training.model import DeepThinkVLA, hybrid_mask
 from training.muon import orthogonalise
+from training.sft.models import SMALL_PREFIX, small_config
 from training.tokenizer import train_tokenizer
 
 
@@ -57,7 +55,7 @@ def test_muon_turns_any_gradient_into_a_nearly_orthogonal_step(rows, columns, se
 
 
 def test_words_and_numbers_of_the_suite_are_single_tokens():
-    tokenizer = train_tokenizer(sft.SMALL_PREFIX)
+    tokenizer = train_tokenizer(SMALL_PREFIX)
     text = "The green block is 12 cm left, 3 cm forward, 20 cm below. Next: move above it."
     encoded = tokenizer.encode(text, add_special_tokens=False)
     assert len(encoded.ids) == 22
@@ -113,15 +111,14 @@ def test_a_picture_labelled_for_other_instructions_gives_a_row_for_each(recorded
 
 def test_a_batch_supervises_thought_and_actions_and_nothing_else(recorded):
     frames = load_frames(recorded, 96, 10, held_out=False)
-    tokenizer = train_tokenizer(sft.SMALL_PREFIX)
-    raw = sft.small_config(tokenizer.get_vocab_size())
+    tokenizer = train_tokenizer(SMALL_PREFIX)
+    raw = small_config(tokenizer.get_vocab_size())
     raw["prompt_end_token_id"] = tokenizer.encode(";\n", add_special_tokens=False).ids
     layout = ModelConfig.from_hf(raw).layout
     codec = ActionCodec(layout.bins, layout.action_begin, 1)
     q01, q99 = np.full(7, -1.0), np.full(7, 1.0)
-    normaliser = sft.Normaliser(q01, q99, np.arange(7) < 6)
-    samples = sft.Samples(frames, tokenizer, layout, codec, normaliser, sft.SMALL_PREFIX)
-    batch = samples.batch(np.array([0, 9]))
+    normaliser = Normaliser(q01, q99, np.arange(7) < 6)
+    batch = Collator(tokenizer, layout, codec, normaliser, SMALL_PREFIX).batch([frames.row(0), frames.row(9)])
     n, start = int(batch.prefix_len[0]), int(batch.action_start[0])
     ids, targets = batch.ids[0].numpy(), batch.targets[0].numpy()
     assert tuple(ids[n - 2 : n]) == layout.prompt_end
@@ -144,21 +141,8 @@ def test_broken_episodes_and_empty_folders_are_named(recorded, tmp_path):
         load_frames(tmp_path, 96, 10, held_out=False)
 
 
-def test_a_resumed_run_ends_with_the_same_weights(recorded, tmp_path):
-    common = {"data": recorded, "batch": 2, "log_every": 1, "save_every": 2, "threads": 1, "warmup": 2}
-    common |= {"validate_on": 4}
-    sft.main(sft.Sft(out=tmp_path / "whole", steps=4, **common))
-    sft.main(sft.Sft(out=tmp_path / "parts", steps=4, stop_after=2, **common))
-    assert torch.load(tmp_path / "parts" / "trainer.pt", weights_only=True)["step"] == 2
-    sft.main(sft.Sft(out=tmp_path / "parts", steps=4, **common))
-    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
-    assert all(torch.allclose(whole[key], parts[key], atol=1e-6) for key in whole)
-    spec = json.loads((tmp_path / "whole" / "policy.json").read_text())
-    assert spec["norm_stats"]["action"]["mask"] == [True] * 6 + [False]
-
-
 def test_the_small_model_has_the_published_parameter_names():
-    raw = sft.small_config(500)
+    raw = small_config(500)
     raw["vision_config"]["stem_channels"] = []
     with torch.device("meta"):
         names = set(DeepThinkVLA(ModelConfig.from_hf(raw)).state_dict())

@@ -1,0 +1,88 @@
+"""The policy that ships, from nothing, by one command that goes on where it was interrupted.
+
+    python -m training.recipe                 # three hours on two cores
+
+It records the expert (also from wrong ways), trains, lets the learner drive and records what the expert would
+have done (DAgger: Ross et al. 2011), trains on, and exports the checkpoint that solved most episodes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from dtvla.sim.embedded import SUITES
+
+DETOURS, LEARNER = 200_000, 300_000  # first seeds; the expert's own are 100,000 and up
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything."""
+
+    out: Path = Path("runs/policy")  # the bundle
+    data: Path = Path("data/embedded")
+    run: Path = Path("runs/sft/tiny")
+    episodes: int = 120  # of each task, by the expert
+    detours: int = 60  # of each task, first towards something else
+    driven: int = 30  # of each task, by the learner
+    half: int = 2200  # steps before the learner drives
+    steps: int = 4500
+    processes: int = 2  # of recording and training
+
+
+def commands(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
+    """What is done, in words and as arguments for Python."""
+    collect = ["-m", "training.collect", "--out", str(recipe.data), "--workers", str(recipe.processes)]
+    for suite in SUITES:
+        own = [*collect, "--suite", suite]
+        yield (
+            f"{suite}: ways from a wrong object",
+            [*own, "--detours", "--seed0", str(DETOURS), "--episodes", str(recipe.detours), "--every", "2"],
+        )
+        yield f"{suite}: the expert", [*own, "--episodes", str(recipe.episodes)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.processes)]
+    train = [*launcher, "-m", "training.sft", "--config", "tiny", "--threads", "1", "--out", str(recipe.run)]
+    train += ["--data.folder", str(recipe.data), "--steps", str(recipe.steps)]
+    learner = recipe.run / "learner"
+    if not learner.is_dir():
+        yield "the first half of the training", [*train, "--stop-after", str(recipe.half)]
+        yield (
+            "a bundle of the learner",
+            ["-m", "model_export", str(recipe.run / "last"), "--out", str(learner)],
+        )
+    for suite in SUITES:
+        driven = ["--policy", str(learner), "--seed0", str(LEARNER), "--episodes", str(recipe.driven)]
+        yield f"{suite}: the learner drives", [*collect, "--suite", suite, *driven, "--every", "5"]
+    yield "the second half of the training", train
+    yield (
+        "the bundle",
+        [
+            *("-m", "model_export", str(recipe.run / "best"), "--out", str(recipe.out)),
+            *("--precision", "int8", "--calibrate", str(recipe.data)),
+        ],
+    )
+
+
+def main(recipe: Recipe) -> int:
+    """Runs the steps; returns the exit code of the first that fails."""
+    console = Console(highlight=False)
+    for number, (words, arguments) in enumerate(commands(recipe), 1):
+        console.print(f"[bold]{number}. {words}[/]  [dim]python {' '.join(arguments)}[/]")
+        done = subprocess.run([sys.executable, *arguments], env=os.environ, check=False)
+        if done.returncode != 0:
+            console.print(f"Stopped at step {number}. The same command goes on from there.")
+            return done.returncode
+    console.print(f"Done: {recipe.out}. Try it: dtvla eval --policy {recipe.out} --episodes 180")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Recipe, description=__doc__)))

@@ -1,0 +1,75 @@
+"""Optimisers with a learning rate for each part of the model, and the reference's schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from training.muon import Muon
+from training.sft.models import part_of, trained
+from training.sft.settings import OptimiserSettings
+
+BASE = "base_lr"  # of a parameter group: what the schedule's factor multiplies
+
+
+def make_optimisers(settings: OptimiserSettings, model: nn.Module) -> list[Optimizer]:
+    """Optimisers of the trained parameters; parts whose learning rate is 0 are frozen first.
+
+    Muon moves the matrices of both towers, AdamW what is left (embeddings, convolutions, norms, biases); it
+    is for training from scratch. The reference fine-tunes its checkpoint with AdamW alone.
+
+    Raises:
+        ValueError: nothing is trained.
+    """
+    rates = {"decoder": settings.lr, "vision": settings.vision_lr, "projector": settings.projector_lr}
+    groups: dict[tuple[bool, str, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained(model).items():
+        part = part_of(name)
+        rate = settings.lr if rates[part] is None else rates[part]
+        if rate == 0:
+            parameter.requires_grad_(False)
+            continue
+        matrix = parameter.ndim == 2 and "embed" not in name
+        by_muon = settings.kind == "muon" and matrix
+        decays = matrix if settings.kind == "muon" else parameter.ndim > 1
+        groups.setdefault((by_muon, part, decays), []).append(parameter)
+    if not groups:
+        raise ValueError("Every learning rate is 0, so nothing would be trained.")
+    sorted_groups: dict[bool, list[dict[str, Any]]] = {}
+    for (by_muon, part, decays), parameters in groups.items():
+        rate = settings.lr if rates[part] is None else rates[part]
+        group: dict[str, Any] = {"params": parameters, "lr": rate, BASE: rate}
+        group["weight_decay"] = settings.weight_decay if decays else 0.0
+        sorted_groups.setdefault(by_muon, []).append(group)
+    found: list[Optimizer] = []
+    if True in sorted_groups:
+        found.append(Muon(sorted_groups[True], lr=settings.lr))
+    if False in sorted_groups:
+        found.append(
+            torch.optim.AdamW(sorted_groups[False], lr=settings.lr, betas=settings.betas, eps=settings.eps)
+        )
+    return found
+
+
+def factor(settings: OptimiserSettings, step: int, steps: int) -> float:
+    """The learning rates' common factor at a step.
+
+    A linear warm-up from 1 / (warmup + 1), then a cosine to `final_share` (reference:
+    sft/sft_trainer.py:get_cosine_with_min_lr_schedule_with_warmup_align_jax).
+    """
+    if step < settings.warmup:
+        first = 1 / (settings.warmup + 1)
+        return first + (1 - first) * step / settings.warmup
+    progress = min(1.0, (step - settings.warmup) / max(1, steps - settings.warmup))
+    share = settings.final_share
+    return share + (1 - share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_rates(optimisers: list[Optimizer], share: float) -> None:
+    """Sets every group's learning rate to a share of its own."""
+    for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+        group["lr"] = group[BASE] * share
