@@ -14,7 +14,8 @@ so instead of hiding it in a factor:
 - Jerk: a third difference against J times its support. At 100 Hz this says nothing beyond acceleration:
   two accelerations within A differ by at most 2 A = 13 m/s², which a jerk of 3250 m/s³ reaches in 4 ms. It
   is computed all the same, and bites at 1 kHz.
-- A pause of more than 0.15 s leaves the arm at its last target: what follows must begin at rest.
+- A pause of more than 0.15 s leaves the arm at its last target: what follows must begin at rest. Where the
+  listener lost commands there was no pause: the way across is judged against the speed, and no more.
 """
 
 from __future__ import annotations
@@ -137,8 +138,13 @@ class Judge:
             found += self._judge_changes(len(self._seen) - left)
         return found
 
-    def pose(self, time_s: float, frame: str, position: Vector, quaternion: Vector) -> list[Exceeded]:
-        """Judges a target pose that was written at `time_s` (Unix time by the writer's machine)."""
+    def pose(
+        self, time_s: float, frame: str, position: Vector, quaternion: Vector, *, lost: bool = False
+    ) -> list[Exceeded]:
+        """Judges a target pose that was written at `time_s` (Unix time by the writer's machine).
+
+        `lost`: commands between the one before and this were not heard.
+        """
         if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
             return [Exceeded("a pose with a value that is not finite", math.nan, 0.0, time_s)]
         found = []
@@ -148,7 +154,7 @@ class Judge:
         if frame != self.allowed.frame:
             found.append(Exceeded(f"a pose in frame '{frame}'", math.nan, 0.0, time_s))
         found += self._workspace(time_s, position)
-        found += self._take(_Sample(time_s, 0.0, position, quaternion / length))
+        found += self._take(_Sample(time_s, 0.0, position, quaternion / length), lost)
         found += self._velocities()
         if len(self._seen) > AROUND:
             found += self._judge_changes(len(self._seen) - 1 - AROUND)
@@ -191,9 +197,14 @@ class Judge:
                 found.append(Exceeded(f"workspace, {axis}", float(value), bound, time_s))
         return found
 
-    def _take(self, sample: _Sample) -> list[Exceeded]:
+    def _take(self, sample: _Sample, lost: bool) -> list[Exceeded]:
         tick_s, seen, found = self.allowed.tick_s, self._seen, []
-        if seen and sample.time_s - seen[-1].time_s > PAUSE_S:
+        if seen and lost:
+            found = self.finish()
+            seen.append(sample)
+            found += self._velocities()
+            self.begin()
+        elif seen and sample.time_s - seen[-1].time_s > PAUSE_S:
             found = self.finish()
             last = seen[-1]
             self.begin()

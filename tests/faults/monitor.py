@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class Record:
     clock: list[tuple[float, float]] = field(default_factory=list)  # when it was written, what it said (s)
     said: list[tuple[float, str, str]] = field(default_factory=list)  # when, who, what: reports of nodes
     exceeded: list[Exceeded] = field(default_factory=list)
+    traces: list[str] = field(default_factory=list)  # the commands around the first one that exceeded a limit
     foreign: int = 0
     missed: int = 0
     starts: int = 0
@@ -125,6 +127,7 @@ class Monitor:
         self._writers: dict[str, bytes] = {}
         self._numbers: dict[tuple[str, bytes], int] = defaultdict(int)
         self._last: tuple[Any, Any] | None = None
+        self._recent: deque[tuple[float, int, Any]] = deque(maxlen=16)
         self._measured: Any = None
         hear = self.node.create_subscription
         if arm:
@@ -156,17 +159,17 @@ class Monitor:
             if self._context.ok():
                 raise
 
-    def _count(self, topic: str, info: Any) -> bool:
-        """Notes what is missing; True when another writer speaks than before."""
+    def _count(self, topic: str, info: Any) -> tuple[bool, int]:
+        """Whether another writer speaks than before, and how many messages are missing since its last."""
         writer = bytes(info["publisher_gid"]["data"])
         number = int(info["publication_sequence_number"] or 0)
         known = self._numbers[topic, writer]
-        if known:
-            self.record.missed += max(0, number - known - 1)
+        missing = max(0, number - known - 1) if known else 0
+        self.record.missed += missing
         self._numbers[topic, writer] = number
         changed = self._writers.get(topic) != writer
         self._writers[topic] = writer
-        return changed
+        return changed, missing
 
     def _on_target(self, message: PoseStamped, info: Any) -> None:
         if message.header.stamp.sec == FOREIGN_SEC:
@@ -176,9 +179,14 @@ class Monitor:
         place, turn = message.pose.position, message.pose.orientation
         position = np.array([place.x, place.y, place.z])
         quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
-        if self._count("target_pose", info):
+        changed, missing = self._count("target_pose", info)
+        if changed:
             self._begin(time_s, position)
-        self.record.exceeded += self.judge.pose(time_s, message.header.frame_id, position, quaternion)
+        found = self.judge.pose(time_s, message.header.frame_id, position, quaternion, lost=missing > 0)
+        self._recent.append((time_s, int(info["publication_sequence_number"] or 0), position))
+        if found and (not self.record.exceeded or found[0].time_s - self.record.exceeded[-1].time_s > 1.0):
+            self.record.traces.append(self._trace())
+        self.record.exceeded += found
         moves = False
         if self._last is not None:
             moves = bool(
@@ -208,6 +216,16 @@ class Monitor:
                 self.record.exceeded.append(
                     Exceeded("distance of a first target from the arm", away_m, AT_ARM_M, time_s)
                 )
+
+    def _trace(self) -> str:
+        """The newest commands: time before the last one (ms), number, and how far it moved (mm)."""
+        recent = list(self._recent)
+        steps = (
+            f"{1000 * (time_s - recent[-1][0]):.1f} ms #{number} "
+            f"{1000 * float(np.linalg.norm(place - before[2])):.2f} mm"
+            for before, (time_s, number, place) in pairwise(recent)
+        )
+        return "; ".join(steps)
 
     def _on_gripper(self, message: JointState, info: Any) -> None:
         self._count("gripper/target", info)

@@ -141,7 +141,7 @@ class Runner:
         if not stage.await_(lambda: _moves_now(record), RECOVER_S):
             raise StageBroke("The arm does not move by a fresh chunk.")
         context = Context(stage, chance, began_s=time.time())
-        exceeded, missed = len(record.exceeded), record.missed
+        exceeded, missed, traces = len(record.exceeded), record.missed, len(record.traces)
         judged, unjudged = monitor.judge.judged, monitor.judge.unjudged
         self._tell(fault.what)
         begin_s = fault.begin(context)
@@ -159,7 +159,7 @@ class Runner:
         if fault.check is not None and not result.failure:
             result.failure = fault.check(context)
         result.words = stage.words(begin_s)
-        result.notes = context.notes
+        result.notes = [*context.notes, *record.traces[traces:]]
         result.exceeded = [str(item) for item in record.exceeded[exceeded:]]
         result.missed = record.missed - missed
         result.judged = monitor.judge.judged - judged

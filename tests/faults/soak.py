@@ -2,9 +2,9 @@
 
 Per process and five seconds: resident memory, threads, open files, sockets; beside that /dev/shm and every
 decision's latency. Episodes follow each other on one task; every few minutes the task changes, since a
-new scene is another thing than a reset of the same one. Scenes outlive their successor: a process that
-builds one after the other holds three of them (about 100 MB each), and no more from the fourth on. So all
-tasks are visited within the warm-up, and each change of task after that must cost nothing.
+new scene is another thing than a reset of the same one. The second scene of a process takes about 100 MB for
+good, those after it nothing more: all tasks are visited within the warm-up, and each change after that must
+cost nothing.
 """
 
 from __future__ import annotations

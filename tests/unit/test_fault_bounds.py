@@ -150,3 +150,20 @@ def test_the_rotation_between_two_quaternions_is_in_the_base_frame() -> None:
     first, last = about_z(0.3), about_z(0.35)
     assert turn_between(first, last) == pytest.approx([0.0, 0.0, 0.05])
     assert turn_between(first, -last) == pytest.approx([0.0, 0.0, 0.05])
+
+
+def test_commands_that_were_not_heard_are_no_pause() -> None:
+    """Bug: a burst of lost messages was taken for a rest, and the motion that went on for a jump."""
+
+    def across(jump_m: float) -> list[str]:
+        judge, places = Judge(), ramp(0.25, 6.0, 60)
+        found = []
+        for index, place in enumerate(places[:20] + places[40:]):
+            behind = place + (jump_m if index >= 20 else 0.0)
+            time_s = 100.0 + 0.01 * (index if index < 20 else index + 20)
+            position = np.add(CENTRE, [behind, 0.0, 0.0])
+            found += judge.pose(time_s, PANDA.frame, position, UPRIGHT, lost=index == 20)
+        return [str(item) for item in found + judge.finish()]
+
+    assert across(0.0) == []
+    assert any("linear velocity over 1" in words for words in across(0.05))

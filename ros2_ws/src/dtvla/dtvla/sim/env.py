@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -260,9 +263,17 @@ class SimEnv:
         return str(site.parent_name) if site is not None and site.parent_name else name
 
     def close(self) -> None:
-        """Frees the renderer. A second live environment in one process would render nothing."""
-        self._env.close()
-        self._obs = {}
+        """Frees the scene and its renderer. A second live environment in one process would render nothing.
+
+        Simulation and renderer refer to each other, so only the collector frees them, and the C library keeps
+        what was freed: without both calls three scenes of 100 MB stay behind (tests/faults/soak.py).
+        """
+        if self._env is not None:
+            self._env.close()
+        self._env, self._obs = None, {}
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)
 
     def _shuffle_places(self, seed: int) -> None:
         """Deals objects and receptacles to their places, so that a place says nothing of the task."""
