@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dtvla.policy.backends import CPU_ROW_COST, Logits
+from dtvla.policy.backends import CPU_ROW_COST, GPU_ROW_COST, Logits, Pass
 from dtvla.policy.layout import NEVER, Bounds
 from training.model import DeepThinkVLA, GemmaLayer, attend, rope_tables
 
+_IDLE = Bounds(1, NEVER, 1, 0)
 # q [B, N, S, D], key and value cache [B, K, C, D], int32 bounds [B, 4], scale -> [B, N, S, D]
 CacheAttention = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
@@ -55,7 +56,8 @@ class CachedDecoder:
         at = bounds_B4[:, 3, None] + rows
         cos, sin = rope_tables(at + 1, text.head_dim, text.rope_theta)
         bounds = bounds_B4.int()
-        mask = None if self.attention else self._mask(bounds_B4, at)
+        keys = self.length if self.attention else int(bounds_B4[:, 2].max())  # nobody looks further
+        mask = None if self.attention else self._mask(bounds_B4, at, keys)
         sample = torch.arange(len(ids_BS), device=ids_BS.device)[:, None]
         x = self.model.embed(ids_BS, features_BFH) * text.hidden_size**0.5
         for layer, (key, value) in zip(self.model.decoder.layers, self._caches, strict=True):
@@ -66,23 +68,24 @@ class CachedDecoder:
             if self.attention:
                 out = self.attention(q, key, value, bounds, text.head_dim**-0.5)
             else:
-                out = attend(q, key, value, mask)
+                out = attend(q, key[:, :, :keys], value[:, :, :keys], mask)
             x = x + layer.self_attn.merge(out)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         return self.model.decoder.norm(x)
 
-    def _mask(self, bounds_B4: Tensor, at_BS: Tensor) -> Tensor:
-        """The mask rule as a tensor [B, 1, S, C]."""
+    def _mask(self, bounds_B4: Tensor, at_BS: Tensor, count: int) -> Tensor:
+        """The mask rule as a tensor [B, 1, S, C] over the first C keys."""
         prefix, start, keys = (bounds_B4[:, c, None, None] for c in range(3))
-        j = torch.arange(self.length, device=at_BS.device)
+        j = torch.arange(count, device=at_BS.device)
         i = at_BS[:, :, None]
         return (((j < prefix) | (j <= i) | (i >= start)) & (j < keys))[:, None]
 
-    def clear(self) -> None:
-        """Zeroes the cache."""
+    def clear(self, sequence: int | None = None) -> None:
+        """Zeroes the cache, of all sequences or of one."""
+        which = slice(None) if sequence is None else sequence
         for key, value in self._caches:
-            key.zero_()
-            value.zero_()
+            key[which] = 0.0
+            value[which] = 0.0
 
 
 class TorchBackend:
@@ -100,7 +103,7 @@ class TorchBackend:
     @property
     def row_cost(self) -> float:
         """See `Backend.row_cost`."""
-        return CPU_ROW_COST
+        return GPU_ROW_COST if self._model.decoder.embed_tokens.weight.is_cuda else CPU_ROW_COST
 
     def sibling(self) -> TorchBackend:
         """See `Backend.sibling`."""
@@ -133,6 +136,88 @@ class TorchBackend:
             think = self._model.logits(hidden[:, list(think_rows)])[0]
             action = self._model.action_logits(hidden[:, list(action_rows)])[0]
         return Logits(think.numpy(), action.numpy())
+
+
+class TorchBatch:
+    """The torch model as a `dtvla.policy.backends.BatchBackend`: several sequences in one pass.
+
+    A pass is as long as its longest sequence needs: shorter ones are filled up with rows behind their
+    `kv_len`, where nobody looks and the next pass writes.
+
+    Args:
+        model: in eval mode, on any device.
+        size: number of sequences.
+        cache_length: positions of each.
+        slack: how much longer the longest rest of a thought may be than another sequence's.
+    """
+
+    def __init__(self, model: DeepThinkVLA, size: int, cache_length: int, slack: int) -> None:
+        self.size, self._model = size, model
+        self._decoder = CachedDecoder(model, size, cache_length + slack)
+        self._device = model.decoder.embed_tokens.weight.device
+
+    @torch.no_grad()
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
+        weight = self._model.decoder.embed_tokens.weight
+        features = self._model.image_features(torch.from_numpy(pixels).to(weight))
+        return features.flatten(0, 1).float().cpu().numpy()
+
+    def clear(self, sequence: int) -> None:
+        """Zeroes the cache of one sequence."""
+        self._decoder.clear(sequence)
+
+    @torch.no_grad()
+    def decode(self, passes: Sequence[Pass | None]) -> list[Logits | None]:
+        """See `BatchBackend.decode`."""
+        if len(passes) != self.size:
+            raise ValueError(f"{len(passes)} passes for {self.size} sequences.")
+        asked = [step for step in passes if step is not None]
+        rows = max(len(step.ids) for step in asked)
+        ids = np.zeros((self.size, rows), np.int64)
+        bounds = np.tile(np.array(_IDLE, np.int64), (self.size, 1))
+        pictured = [step.features for step in asked if step.features is not None]
+        if pictured and len(pictured) < len(asked):
+            raise ValueError("Either all sequences of a pass bring image features, or none does.")
+        features = np.zeros((self.size, *pictured[0].shape), np.float32) if pictured else None
+        for b, step in enumerate(passes):
+            if step is None:
+                continue
+            if step.bounds.q_start + rows > self._decoder.length:
+                raise ValueError(
+                    f"{rows} rows from position {step.bounds.q_start} on exceed the cache of "
+                    f"{self._decoder.length}."
+                )
+            ids[b, : len(step.ids)] = step.ids
+            bounds[b] = step.bounds
+            if features is not None:
+                features[b] = step.features
+        hidden = self._decoder.run(
+            torch.from_numpy(ids).to(self._device),
+            torch.from_numpy(bounds).to(self._device),
+            None if features is None else torch.from_numpy(features).to(self._device),
+        )
+        think, act = ([list(rows) for rows in kind] for kind in _rows(passes))
+        words = _per_sequence(self._model.logits(_pick(hidden, think)), think)
+        actions = _per_sequence(self._model.action_logits(_pick(hidden, act)), act)
+        return [None if step is None else Logits(words[b], actions[b]) for b, step in enumerate(passes)]
+
+
+def _per_sequence(logits_RV: Tensor, rows: list[list[int]]) -> list[NDArray[np.float32]]:
+    """Logits of all rows, taken apart again."""
+    return np.split(logits_RV.float().cpu().numpy(), np.cumsum([len(own) for own in rows])[:-1])
+
+
+def _rows(passes: Sequence[Pass | None]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """The rows of each sequence at which either head is asked."""
+    asked = [(step.think_rows, step.action_rows) if step is not None else ((), ()) for step in passes]
+    return [think for think, _ in asked], [act for _, act in asked]
+
+
+def _pick(hidden_BSH: Tensor, rows: list[list[int]]) -> Tensor:
+    """The hidden states [R, H] of some rows of each sample, sample after sample."""
+    sample = [b for b, own in enumerate(rows) for _ in own]
+    return hidden_BSH[sample, [row for own in rows for row in own]]
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
-"""The arithmetic of GRPO with PPO clipping, as the reference does it. Pure functions on tensors.
+"""The arithmetic of GRPO with PPO clipping. Pure functions on tensors.
+
+What the reference does wrong is mended, and comes back by an argument (docs/training_rl.md).
 
 Shapes: N trajectories, T decisions (steps), L thought tokens per decision, K = slots action tokens per
 decision. Token tensors are [N, T * (L + K)], thought before actions within a decision.
@@ -29,14 +31,35 @@ def token_scores(
     return torch.cat([per_thought, per_action], -1).flatten(1)
 
 
-def trajectory_masks(finish_step_N: Tensor, steps: int, horizon: int) -> tuple[Tensor, Tensor]:
+def trajectory_masks(
+    finish_step_N: Tensor, steps: int, horizon: int, *, after_end: bool = False
+) -> tuple[Tensor, Tensor]:
     """Which environment steps [N, T * horizon] and which thoughts [N, T] belong to the trajectory.
 
-    As in the reference, when `finish_step` is a multiple of the horizon the thought after the end counts.
+    Args:
+        finish_step_N: environment steps used.
+        steps: decisions.
+        horizon: environment steps of each.
+        after_end: count the thought after the end when `finish_step` is a multiple of the horizon, as the
+            reference does.
     """
     actions = torch.arange(steps * horizon)[None] < finish_step_N[:, None]
-    thoughts = torch.arange(steps)[None] < finish_step_N[:, None] // horizon + 1
+    decision, finish = torch.arange(steps)[None], finish_step_N[:, None]
+    thoughts = decision < finish // horizon + 1 if after_end else decision * horizon < finish
     return actions, thoughts
+
+
+def trajectory_scores(
+    success_N: Tensor, format_ok_NT: Tensor, thoughts_NT: Tensor | None, acc_coef: float, format_coef: float
+) -> Tensor:
+    """`acc_coef * success + format_coef * share of good formats`: [N].
+
+    `thoughts_NT` says which thoughts belong to the trajectory; None takes all, as the reference's sums over
+    all tokens, masked or not, amount to.
+    """
+    counted = torch.ones_like(format_ok_NT) if thoughts_NT is None else thoughts_NT.to(format_ok_NT.dtype)
+    share = (format_ok_NT * counted).sum(-1) / counted.sum(-1).clamp_min(1)
+    return acc_coef * success_N + format_coef * share
 
 
 def token_mask(actions: Tensor, thoughts_NT: Tensor, thought_mask_NTL: Tensor, action_dim: int) -> Tensor:
@@ -47,21 +70,33 @@ def token_mask(actions: Tensor, thoughts_NT: Tensor, thought_mask_NTL: Tensor, a
     return torch.cat([on_thoughts, on_actions], -1).flatten(1)
 
 
-def group_advantages(scores: Tensor, mask: Tensor, group_N: Tensor, *, scale: bool = True) -> Tensor:
-    """(score - group mean) / (group std + 1e-6) on every masked token; `scale=False` leaves the std out.
+def advantages(score_N: Tensor, group_N: Tensor, *, scale: bool = True, lone_score: bool = False) -> Tensor:
+    """(score - group mean) / (group std + 1e-6) of every trajectory [N].
 
-    The score is the sum over all tokens, masked or not (a quirk of the reference). A group of one has
-    mean 0 and std 1.
+    Args:
+        score_N: scores of trajectories.
+        group_N: which of them began alike.
+        scale: False leaves the std out.
+        lone_score: what is alone in its group has its score as advantage (mean 0, std 1), as in the
+            reference. Nothing is known of how good it is: it has none otherwise.
     """
-    total = scores.sum(-1)
-    out = torch.zeros_like(total)
+    out = torch.zeros_like(score_N)
     for group in group_N.unique():
         member = group_N == group
-        values = total[member]
-        alone = len(values) == 1
-        mean = torch.zeros_like(values[0]) if alone else values.mean()
-        std = torch.ones_like(values[0]) if alone else values.std()
-        out[member] = (values - mean) / (std + STD_EPSILON) if scale else values - mean
+        values = score_N[member]
+        if len(values) == 1:
+            out[member] = values / (1 + STD_EPSILON if scale else 1) if lone_score else 0.0
+            continue
+        centred = values - values.mean()
+        out[member] = centred / (values.std() + STD_EPSILON) if scale else centred
+    return out
+
+
+def group_advantages(
+    scores: Tensor, mask: Tensor, group_N: Tensor, *, scale: bool = True, lone_score: bool = False
+) -> Tensor:
+    """The advantage on every masked token, from scores of tokens that are summed masked or not."""
+    out = advantages(scores.sum(-1), group_N, scale=scale, lone_score=lone_score)
     return out[:, None] * mask
 
 
@@ -76,6 +111,44 @@ def aggregate(values: Tensor, mask: Tensor, mode: Aggregation) -> Tensor:
     if mode == "seq_mean_token_mean":
         return (per_sequence / mask.sum(-1)).mean()
     return per_sequence.sum() / mask.shape[-1]
+
+
+def token_weights(
+    counts_ND: Tensor,
+    mode: Aggregation,
+    *,
+    trajectories: int,
+    tokens: int,
+    longest: int,
+    slice_steps: int | None = None,
+) -> Tensor:
+    """What a token of each decision weighs, so that `aggregate` is a weighted sum: [N, D].
+
+    A sum can be taken in parts of any size, on any number of processes.
+
+    Args:
+        counts_ND: masked tokens of D decisions of N trajectories.
+        mode: as in `aggregate`.
+        trajectories: N over all processes.
+        tokens: masked tokens over all processes.
+        longest: tokens of a row in `aggregate`, for the mode that divides by it.
+        slice_steps: weigh each slice of so many decisions by its share of the trajectory's tokens, as the
+            reference does, although it sums them (`sliced_trajectory_losses`).
+    """
+    counts = counts_ND.double()
+    whole = counts.sum(-1, keepdim=True).clamp_min(1)
+    weights = torch.ones_like(counts)
+    if slice_steps is not None:
+        for first in range(0, counts.shape[1], slice_steps):
+            part = slice(first, first + slice_steps)
+            weights[:, part] = counts[:, part].sum(-1, keepdim=True) / whole
+    if mode == "token_mean":
+        return weights / max(tokens, 1)
+    if mode == "seq_mean_token_sum":
+        return weights / max(trajectories, 1)
+    if mode == "seq_mean_token_mean":
+        return weights / (max(trajectories, 1) * whole)
+    return weights / longest
 
 
 class PolicyLoss(NamedTuple):

@@ -50,15 +50,19 @@ def check_rl_arithmetic(a: Arrays, layout: TokenLayout, out: Section) -> None:
         float(a["format_coef"]),
     )
     out.close("token scores", scores, a["token_level_scores"], rtol=10 * FLOAT32)  # a token has little
-    actions, thoughts = rl_math.trajectory_masks(tokens(a["finish_step"]), steps, layout.horizon)
+    actions, thoughts = rl_math.trajectory_masks(
+        tokens(a["finish_step"]), steps, layout.horizon, after_end=True
+    )
     out.equal("action mask", actions, a["traj_mask_action"])
     out.equal("thought mask", thoughts, a["traj_mask_cot"])
     mask = rl_math.token_mask(actions, thoughts, tokens(a["cot_mask"]), layout.action_dim)
     out.equal("token mask", mask, a["mask"])
     groups = tokens(a["uid"])
-    advantages = rl_math.group_advantages(tokens(a["token_level_scores"]), mask, groups)
+    advantages = rl_math.group_advantages(tokens(a["token_level_scores"]), mask, groups, lone_score=True)
     out.close("advantages", advantages, a["advantages"], 10 * FLOAT32)
-    plain = rl_math.group_advantages(tokens(a["token_level_scores"]), mask, groups, scale=False)
+    plain = rl_math.group_advantages(
+        tokens(a["token_level_scores"]), mask, groups, scale=False, lone_score=True
+    )
     out.close("advantages without std", plain, a["advantages_no_std"], FLOAT32)
     _check_losses(a, mask, steps, out)
     for kind in ("kl", "abs", "mse", "low_var_kl"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Logits, Pass
+from dtvla.policy.backends import BatchBackend, Logits, Pass
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.backends.onnxruntime_batch import OnnxRuntimeBatch
+from dtvla.policy.decoding import Chooser
 from dtvla.policy.errors import DecisionStopped, PolicyFault, PolicyInputError
 from dtvla.policy.runner import Decision, OnText, Policy
 from dtvla.policy.stopwatch import Stopwatch
@@ -35,20 +36,33 @@ class PolicyBatch:
     Args:
         policy: whose weights and options all robots get; its own drafts and cache stay out of it.
         size: number of robots.
+        batch: runs the shared passes; None takes the policy's ONNX Runtime sessions.
+        choosers: who picks words and actions for each robot; None follows the policy's options.
 
     Raises:
         ValueError: a policy that cannot be batched: the autoregressive baseline is for one robot only.
     """
 
-    def __init__(self, policy: Policy, size: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        size: int,
+        batch: BatchBackend | None = None,
+        choosers: Sequence[Chooser] | None = None,
+    ) -> None:
         if size < 1:
             raise ValueError(f"A batch serves at least one robot, not {size}.")
         if policy.options.decoding == "autoregressive":
             raise ValueError("Autoregressive actions are a baseline for one robot; choose another decoding.")
-        if not isinstance(policy.backend, OnnxRuntimeBackend):
-            raise ValueError("Decisions in batches need the onnxruntime backend.")
-        self._batch = OnnxRuntimeBatch(policy.backend, size, slack=policy.bundle.spec.thought_cap + 2)
-        self._robots = [Policy(policy.bundle, policy.backend, policy.options) for _ in range(size)]
+        if batch is None:
+            if not isinstance(policy.backend, OnnxRuntimeBackend):
+                raise ValueError("Decisions in batches need the onnxruntime backend.")
+            batch = OnnxRuntimeBatch(policy.backend, size, slack=policy.bundle.spec.thought_cap + 2)
+        if batch.size != size:
+            raise ValueError(f"The batch has {batch.size} sequences for {size} robots.")
+        self._batch = batch
+        own: Sequence[Chooser | None] = choosers or [None] * size
+        self._robots = [Policy(policy.bundle, policy.backend, policy.options, each) for each in own]
 
     def __len__(self) -> int:
         return len(self._robots)

@@ -61,14 +61,24 @@ class Chooser:
     Args:
         layout: says what may not be thought.
         temperature: 0 is greedy; 1 draws from the model's own distribution.
+        action_temperature: that of actions, if it is another one.
         seed: of the draws; one number is drawn per word and per action value, in their order, so that the
             same seed gives the same decision however many words a pass has written.
     """
 
-    def __init__(self, layout: TokenLayout, temperature: float = 0.0, seed: int = 0) -> None:
-        if not (np.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"The temperature must be a number from 0 upwards, got {temperature!r}.")
-        self._layout, self._temperature, self._seed = layout, temperature, seed
+    def __init__(
+        self,
+        layout: TokenLayout,
+        temperature: float = 0.0,
+        seed: int | Sequence[int] = 0,
+        action_temperature: float | None = None,
+    ) -> None:
+        self._temperature = temperature
+        self._action_temperature = temperature if action_temperature is None else action_temperature
+        for value in (self._temperature, self._action_temperature):
+            if not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"The temperature must be a number from 0 upwards, got {value!r}.")
+        self._layout, self._seed = layout, seed
         self.restart()
 
     def restart(self) -> None:
@@ -86,16 +96,17 @@ class Chooser:
         best = choose(logits, self._layout)
         if self._temperature == 0:
             return iter(best.tolist())
-        return map(self._draw, logits)
+        return (self.draw(row, self._temperature) for row in logits)
 
     def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Action columns [slots] from logits [slots, bins]."""
-        if self._temperature == 0:
+        if self._action_temperature == 0:
             return np.asarray(logits.argmax(-1))
-        return np.array([self._draw(row) for row in logits])
+        return np.array([self.draw(row, self._action_temperature) for row in logits])
 
-    def _draw(self, logits: NDArray[np.float32]) -> int:
-        weights = np.exp((logits - logits.max()).astype(np.float64) / self._temperature)
+    def draw(self, logits: NDArray[np.float32], temperature: float) -> int:
+        """An index drawn from softmax(logits / temperature)."""
+        weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
         edges = np.cumsum(weights)
         return int(np.searchsorted(edges, self._rng.random() * edges[-1], side="right"))
 

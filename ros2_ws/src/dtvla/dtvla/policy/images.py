@@ -72,6 +72,26 @@ def preprocess(
     """Turns, resizes (bilinear with antialias) and normalises: float32 [cameras, 3, size, size].
 
     Raises:
+        PolicyInputError: as `pictures`.
+    """
+    return normalise(pictures(images, cameras, spec), spec)
+
+
+def normalise(pictures: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float32]:
+    """Pictures [N, size, size, 3] as the vision tower takes them: float32 [N, 3, size, size]."""
+    out = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32)
+    out /= 255.0
+    out -= spec.mean
+    out /= spec.std
+    return out
+
+
+def pictures(
+    images: Mapping[str, NDArray[np.uint8]], cameras: tuple[Camera, ...], spec: ImageSpec
+) -> NDArray[np.uint8]:
+    """Turns and resizes: uint8 [cameras, size, size, 3], what a policy sees before it is normalised.
+
+    Raises:
         PolicyInputError: a camera is missing or its image unfit; extra images are refused too, since a
             camera that nobody reads is a wiring mistake.
     """
@@ -82,12 +102,9 @@ def preprocess(
     extra = sorted(set(images) - set(names))
     if extra:
         raise PolicyInputError(f"Unknown camera {extra[0]!r}; this policy reads {', '.join(names)} only.")
-    out = np.empty((len(cameras), 3, spec.size, spec.size), np.float32)
+    out = np.empty((len(cameras), spec.size, spec.size, 3), np.uint8)
     for row, camera in zip(out, cameras, strict=True):
         pixels = check_image(camera.name, images[camera.name], spec.size)
         turned = np.rot90(pixels, camera.rotation_deg // 90)
-        row[:] = resize(turned, spec.size).transpose(2, 0, 1)
-    out /= 255.0
-    out -= spec.mean
-    out /= spec.std
+        row[:] = resize(turned, spec.size)
     return out

@@ -31,6 +31,7 @@ class DecisionOptions:
         decoding: one of the variants that the paper compares.
         drafts: take the last thoughts as drafts of the next one (faster, the same words).
         temperature: 0 takes the likeliest words and actions, above 0 draws them.
+        action_temperature: that of actions, if it is another one than that of words.
         seed: of draws and of the words of "random" thoughts; `Policy.reset` starts them over.
         thought_tokens: most tokens of a thought, when fewer than the bundle's cap.
         thought_seconds: after so long a decision closes its thought and acts.
@@ -39,6 +40,7 @@ class DecisionOptions:
     decoding: Decoding = "hybrid"
     drafts: bool = True
     temperature: float = 0.0
+    action_temperature: float | None = None
     seed: int = 0
     thought_tokens: int | None = None
     thought_seconds: float | None = None

@@ -71,7 +71,9 @@ class Policy:
         self.runs_on = runs_on  # a sentence for logs: backend, device, and why not another
         self.options = options or DecisionOptions()
         self.backend = backend
-        self._chooser = chooser or Chooser(bundle.spec.layout, self.options.temperature, self.options.seed)
+        self._chooser = chooser or Chooser(
+            bundle.spec.layout, self.options.temperature, self.options.seed, self.options.action_temperature
+        )
         self._drafts = Drafts(number_tokens(bundle.tokenizer))
         self._prompts: dict[str, NDArray[np.int64]] = {}
         self.reset()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.batch import PolicyBatch, Request
+from dtvla.policy.batch import Answer, PolicyBatch, Request
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.runner import Decision, Policy
 from dtvla.sim import assets
@@ -31,17 +31,15 @@ SERVER_STARTS = 3  # a server that dies more often has a reason that another sta
 SHARED = (assets.VARIABLE, "DTVLA_CACHE", "MUJOCO_GL")  # what the actors must know of our environment
 
 
-class PolicyServer:
+class BatchServer:
     """Decides for some simulators: whoever waits while a decision runs is in the next one.
 
     Args:
-        options: what to evaluate.
-        seats: number of simulators.
+        batch: decides for as many robots as there are simulators.
     """
 
-    def __init__(self, options: EvalOptions, seats: int) -> None:
-        policy = Policy.load(options.policy, options.backend, options=decision_options(options))
-        self._batch = PolicyBatch(policy, seats)
+    def __init__(self, batch: PolicyBatch) -> None:
+        self._batch = batch
         self._waiting: dict[int, tuple[Request, asyncio.Future[Decision]]] = {}
         self._running = False
         self.largest_batch = 0
@@ -73,7 +71,7 @@ class PolicyServer:
         self.largest_batch = max(self.largest_batch, len(asked))
         requests = {seat: request for seat, (request, _) in asked.items()}
         try:
-            answers: dict[int, Any] = await asyncio.to_thread(self._batch.decide, requests)
+            answers: dict[int, Any] = await asyncio.to_thread(self._together, requests)
         except Exception as error:
             answers = dict.fromkeys(asked, error)
         for seat, (_, future) in asked.items():
@@ -81,6 +79,23 @@ class PolicyServer:
                 future.set_result(answers[seat])
             else:
                 future.set_exception(answers[seat])
+
+    def _together(self, requests: dict[int, Request]) -> dict[int, Answer]:
+        """Decides for all that ask; runs in a thread of its own, never twice at once."""
+        return self._batch.decide(requests)
+
+
+class PolicyServer(BatchServer):
+    """The server of an evaluation.
+
+    Args:
+        options: what to evaluate.
+        seats: number of simulators.
+    """
+
+    def __init__(self, options: EvalOptions, seats: int) -> None:
+        policy = Policy.load(options.policy, options.backend, options=decision_options(options))
+        super().__init__(PolicyBatch(policy, seats))
 
 
 class RemotePolicy:

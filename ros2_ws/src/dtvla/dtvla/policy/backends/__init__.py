@@ -47,6 +47,31 @@ class Pass(NamedTuple):
         )
 
 
+class BatchBackend(Protocol):
+    """Runs the decoder of several sequences with caches of their own."""
+
+    @property
+    def size(self) -> int:
+        """Number of sequences."""
+        ...
+
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
+        ...
+
+    def clear(self, sequence: int) -> None:
+        """Zeroes the cache of one sequence (see `Backend.clear`)."""
+        ...
+
+    def decode(self, passes: Sequence[Pass | None]) -> list[Logits | None]:
+        """One pass over all sequences; None stands for one that is not asked.
+
+        Raises:
+            ValueError: not one entry per sequence, or rows that do not fit into the cache.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Runs the vision tower and the decoder of one sequence; the keys and values stay inside."""
 

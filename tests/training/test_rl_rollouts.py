@@ -1,0 +1,280 @@
+"""Rollouts: what is drawn and recorded, batched policies, the simulator, workers that die or are stuck."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rl_toy import TASKS, settings, write_checkpoint
+
+from dtvla.policy.batch import PolicyBatch, Request
+from dtvla.policy.decoding import Chooser
+from dtvla.policy.images import normalise, pictures, preprocess
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.runner import Policy
+from training.cached import TorchBackend, TorchBatch
+from training.checkpoint import load_policy
+from training.checkpoints import TrainingError
+from training.fused import FusedBackend
+from training.rl import playing
+from training.rl.decisions import Decisions
+from training.rl.learner import Scorer
+from training.rl.settings import Evaluation, Optimiser, Rollout
+from training.rl.trajectory import Job, Trajectory
+from training.rl.workers import READY, Actor, LocalPlayer, Lost, Weights, Work, Workers
+
+
+def look(seed):
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(0, 256, (40, 40, 3), np.uint8) for name in ("agentview", "wrist")}
+
+
+def test_actions_can_be_drawn_at_another_temperature_than_words(toy_policy):
+    layout = load_policy(toy_policy).spec.layout
+    logits = np.random.default_rng(0).normal(size=(4000, layout.bins)).astype(np.float32)
+    logits[:] = logits[0]
+    for hot in (0.5, 3.0):
+        columns = Chooser(layout, 1.0, 0, action_temperature=hot).columns(logits)
+        expected = torch.softmax(torch.from_numpy(logits[0]) / hot, -1)
+        found = np.bincount(columns, minlength=layout.bins) / len(columns)
+        assert np.abs(found - expected.numpy()).max() < 0.03
+    same = Chooser(layout, 1.0, 0).columns(logits)
+    np.testing.assert_array_equal(same, Chooser(layout, 1.0, 0, action_temperature=1.0).columns(logits))
+    greedy = Chooser(layout, 1.0, 0, action_temperature=0.0)
+    assert (greedy.columns(logits) == logits[0].argmax()).all()
+    assert len(set(greedy.words(np.zeros((30, layout.vocab_size), np.float32)))) > 10, "words are drawn"
+    with pytest.raises(ValueError, match="temperature"):
+        Chooser(layout, 1.0, 0, action_temperature=-1.0)
+
+
+def test_the_chooser_that_records_draws_what_the_other_draws(toy_policy):
+    layout = load_policy(toy_policy).spec.layout
+    logits = np.random.default_rng(0).normal(size=(9, layout.vocab_size)).astype(np.float32)
+    actions = np.random.default_rng(1).normal(size=(layout.slots, layout.bins)).astype(np.float32)
+    plain, recording = Chooser(layout, 0.7, (1, 2), 1.6), playing.RecordingChooser(layout, 0.7, 0, 1.6)
+    recording.begin((1, 2))
+    recording.restart()
+    words = [list(each.words(logits.copy())) for each in (plain, recording)]
+    assert words[0] == words[1]
+    drawn = plain.columns(actions)
+    np.testing.assert_array_equal(drawn, recording.columns(actions))
+    columns, log_probs = recording.take()
+    np.testing.assert_array_equal(columns, drawn)
+    logits[:, layout.banned()] = -np.inf
+    expected = torch.log_softmax(torch.from_numpy(logits) / 0.7, -1)[torch.arange(9), words[0]]
+    np.testing.assert_allclose(log_probs[:9], expected, atol=1e-5)
+    expected = torch.log_softmax(torch.from_numpy(actions) / 1.6, -1)[torch.arange(70), drawn]
+    np.testing.assert_allclose(log_probs[9:], expected, atol=1e-5)
+    assert len(recording.take()[1]) == 0
+
+
+def test_pictures_for_the_learner_are_what_the_policy_saw(toy_policy):
+    spec = load_policy(toy_policy).spec
+    kept = pictures(look(3), spec.cameras, spec.image)
+    assert kept.dtype == np.uint8
+    np.testing.assert_array_equal(normalise(kept, spec.image), preprocess(look(3), spec.cameras, spec.image))
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_a_batch_in_torch_decides_what_each_robot_decides_alone(toy_policy, drafts):
+    """Also when a thought holds an image id, which is text there."""
+    checkpoint = load_policy(toy_policy)
+    spec = checkpoint.spec
+    options = DecisionOptions(drafts=drafts, temperature=1.0, seed=4, action_temperature=1.6)
+    bundle = playing.as_bundle(checkpoint, toy_policy)
+    batch = TorchBatch(checkpoint.model, 3, spec.cache_length, spec.thought_cap + 2)
+    policy = Policy(bundle, TorchBackend(checkpoint.model, spec.cache_length), options)
+    together = PolicyBatch(policy, 3, batch)
+    alone = [Policy(bundle, TorchBackend(checkpoint.model, spec.cache_length), options) for _ in range(3)]
+    for turn in range(4):
+        asking = [0, 1, 2] if turn != 2 else [0, 2]
+        answers = together.decide({robot: Request(look(robot), TASKS[robot]) for robot in asking})
+        for robot in asking:
+            own = alone[robot].decide(look(robot), TASKS[robot])
+            np.testing.assert_array_equal(answers[robot].thought_ids, own.thought_ids)
+            np.testing.assert_allclose(answers[robot].raw_actions, own.raw_actions, atol=1e-6)
+            assert answers[robot].passes == own.passes
+
+
+def test_an_image_id_in_a_thought_is_text_in_every_pass(toy_policy):
+    checkpoint = load_policy(toy_policy)
+    layout, model = checkpoint.spec.layout, checkpoint.model
+    ids = torch.tensor([[layout.image] * 8 + [40, layout.image], [40] * 9 + [layout.image]])
+    features = torch.randn(2, 8, 32)
+    x = model.embed(ids, features)
+    assert torch.equal(x[0, :8], features[0])
+    text = model.embed(torch.tensor([[layout.image]]), None)[0, 0]
+    assert torch.equal(x[0, 9], text)
+
+
+def test_the_backend_with_few_operations_gives_the_same_numbers(toy_policy):
+    checkpoint = load_policy(toy_policy)
+    bundle, model = playing.as_bundle(checkpoint, toy_policy), checkpoint.model
+    options = DecisionOptions(temperature=1.0, seed=4)
+    fused = FusedBackend(model, checkpoint.spec.cache_length)
+    policies = [Policy(bundle, each, options) for each in (fused, TorchBackend(model, 512))]
+    for turn in range(5):
+        if turn == 3:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1.1)
+            fused.refresh()
+        found = [policy.decide(look(turn // 2), "go") for policy in policies]
+        np.testing.assert_array_equal(found[0].thought_ids, found[1].thought_ids)
+        np.testing.assert_array_equal(found[0].raw_actions, found[1].raw_actions)
+        assert found[0].passes == found[1].passes
+
+
+def test_a_batch_of_another_size_than_its_robots_is_refused(toy_policy):
+    checkpoint = load_policy(toy_policy)
+    policy = Policy(playing.as_bundle(checkpoint, toy_policy), TorchBackend(checkpoint.model, 512))
+    with pytest.raises(ValueError, match="2 sequences for 3 robots"):
+        PolicyBatch(policy, 3, TorchBatch(checkpoint.model, 2, 512, 14))
+
+
+class _Env:
+    """A world that is solved at a step, for the loop around it."""
+
+    def __init__(self, solved_at):
+        self.solved_at = solved_at
+
+    def step(self, action, *, look=True):
+        from dtvla.sim.env import Observation
+
+        self.now = getattr(self, "now", 0) + 1
+        nothing = np.zeros(7)
+        return Observation(
+            {}, nothing, nothing, 0.0, nothing, nothing, {}, self.now, self.now >= self.solved_at
+        )
+
+
+def test_a_world_that_plays_on_keeps_the_step_of_success():
+    env = playing.EndlessEnv(_Env(3))
+    assert [env.step(np.zeros(7)).success for _ in range(5)] == [False] * 5
+    assert env.solved_at == 3
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Two episodes of ten steps in the embedded suite, each played twice."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("sim") / "policy")
+    rollout = Rollout(max_steps=12, image_size=48, thought_tokens=6)
+    actor = Actor(Work(folder, rollout, Evaluation(max_steps=5), 7))
+    try:
+        jobs = [Job(0, 5, 0, 1), Job(0, 5, 1, 1), Job(0, 5, 0, 1), Job(0, 5, greedy=True), Job(99, 0)]
+        return folder, rollout, [actor.play(job, Weights()) for job in jobs]
+    finally:
+        actor._stage.close()
+
+
+@pytest.mark.sim
+def test_an_episode_of_the_simulator_leaves_all_that_the_learner_needs(simulated):
+    folder, rollout, (first, *_) = simulated
+    assert isinstance(first, Trajectory), first
+    assert first.finish_step == 12
+    assert len(first.moves) == 3, "5 + 5 + 2 steps"
+    checkpoint = load_policy(folder)
+    scorer = Scorer(checkpoint.model, rollout, Optimiser())
+    decisions = Decisions([first], checkpoint.spec.layout, checkpoint.spec.image)
+    with torch.no_grad():
+        found, _ = scorer(decisions.batch(range(3)))
+    mask = decisions.mask()
+    assert mask[2, decisions.longest :].sum() == 2 * 7
+    assert ((found - decisions.log_probs()).exp() - 1).abs()[mask].max() < 1e-4
+
+
+@pytest.mark.sim
+def test_equal_jobs_give_equal_episodes_and_members_of_a_group_differ(simulated):
+    first, second, again, *_ = simulated[2]
+    for a, b in zip(first.moves, again.moves, strict=True):
+        np.testing.assert_array_equal(a.pixels, b.pixels)
+        np.testing.assert_array_equal(a.thought, b.thought)
+        np.testing.assert_array_equal(a.action_log_probs, b.action_log_probs)
+    np.testing.assert_array_equal(first.moves[0].pixels, second.moves[0].pixels)
+    assert not np.array_equal(first.moves[0].columns, second.moves[0].columns)
+
+
+@pytest.mark.sim
+def test_evaluation_is_greedy_and_a_broken_episode_costs_no_other(simulated):
+    *_, greedy, broken = simulated[2]
+    assert greedy.finish_step == 5
+    assert greedy.moves == ()
+    assert isinstance(broken, Lost)
+    assert "task 99 does not exist" in broken.reason
+
+
+class Troubled(Workers):
+    """Workers whose processes do what the seed of a job says."""
+
+    def __init__(self, work, seconds=60.0):
+        rollout = replace(work.rollout, episode_timeout_s=seconds)
+        super().__init__(replace(work, rollout=rollout), _troubled, "fork")  # it renders nothing
+
+
+def _troubled(work, pipe):
+    marks = work.folder
+    try:
+        pipe.send(READY)
+        while True:
+            job, weights = pipe.recv()
+            once = marks / f"job_{job.seed}"
+            if job.seed >= 900 or (job.seed in (3, 5) and not once.exists()):
+                once.touch()
+                if job.seed == 5:
+                    time.sleep(600)
+                os.kill(os.getpid(), signal.SIGKILL)
+            pipe.send(Trajectory(job, np.zeros(1, np.int64), (), 5, 5, True, 0.0, weights.version))
+    except EOFError:
+        return
+
+
+def test_dead_workers_are_replaced_and_stuck_episodes_end(toy_policy, tmp_path):
+    work = Work(tmp_path, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
+    crew = Troubled(work, seconds=3.0)
+    try:
+        crew.sync(Weights(tmp_path / "none", 4))
+        found = list(crew.play([Job(0, seed) for seed in range(7)]))
+    finally:
+        crew.close()
+    assert sorted(each.job.seed for each in found) == list(range(7)), "the lost ones were played again"
+    assert all(isinstance(each, Trajectory) and each.version == 4 for each in found)
+    assert {path.name for path in tmp_path.iterdir()} == {"job_3", "job_5"}
+
+
+def test_workers_that_die_one_after_the_other_are_given_up(toy_policy, tmp_path):
+    work = Work(tmp_path, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
+    crew = Troubled(replace(work, rollout=replace(work.rollout, workers=1)))
+    try:
+        with pytest.raises(TrainingError, match=r"3 rollout workers ended one after the other.*SIGKILL"):
+            list(crew.play([Job(0, seed) for seed in range(900, 905)]))
+    finally:
+        crew.close()
+
+
+def test_a_checkpoint_that_workers_cannot_read_is_a_sentence(tmp_path):
+    crew = Workers(Work(tmp_path, Rollout(workers=1), Evaluation(), 0))
+    try:
+        with pytest.raises(TrainingError, match=r"config\.json is missing"):
+            list(crew.play([Job(0, 0)]))
+    finally:
+        crew.close()
+
+
+def test_a_player_takes_other_weights(toy_policy, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    work = Work(toy_policy, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
+    player = LocalPlayer(work)
+    weights = {name: tensor + 0.05 for name, tensor in load_file(toy_policy / "model.safetensors").items()}
+    save_file(weights, tmp_path / "other.safetensors")
+    said = []
+    for file in (None, tmp_path / "other.safetensors", toy_policy / "model.safetensors"):
+        if file:
+            player.load(file)
+        player.begin(Job(0, 0))
+        said.append(player.decide(look(0), "go")[0].raw_actions)
+    assert not np.array_equal(said[0], said[1])
+    np.testing.assert_array_equal(said[0], said[2])

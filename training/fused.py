@@ -1,0 +1,133 @@
+"""One sequence of a small policy on a CPU, with few operations per pass: for rollouts.
+
+A small model's pass on a CPU is mostly the overhead of its operations. Here projections that read the same
+rows are one product, the norm is one operation, keys and values are kept once per query head, and a pass
+whose rows see everything has no mask. The same numbers as `training.cached` up to the rounding of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dtvla.policy.backends import CPU_ROW_COST, Logits
+from dtvla.policy.layout import Bounds, allowed
+from training.model import DeepThinkVLA, GemmaLayer, rope_tables
+
+
+class _Layer(NamedTuple):
+    norm: Tensor
+    qkv: Tensor
+    out: Tensor
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class FusedBackend:
+    """The torch model as a `dtvla.policy.backends.Backend`; `refresh` after the weights have changed.
+
+    Args:
+        model: in eval mode, float32, on the CPU.
+        cache_length: positions of the cache.
+    """
+
+    def __init__(self, model: DeepThinkVLA, cache_length: int) -> None:
+        self._model, self.cache_length = model, cache_length
+        text = model.config.text
+        shape = (1, text.heads, cache_length, text.head_dim)
+        self._caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(text.layers)]
+        positions = torch.arange(1, cache_length + 1)[None]
+        cos, sin = rope_tables(positions, text.head_dim, text.rope_theta)
+        self._cos, self._sin = (x.reshape(cache_length, 1, -1) for x in (cos, sin))
+        self.refresh()
+
+    @property
+    def row_cost(self) -> float:
+        """See `Backend.row_cost`."""
+        return CPU_ROW_COST
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Takes the model's weights as they are now."""
+        self._layers = []
+        for layer in self._model.decoder.layers:
+            assert isinstance(layer, GemmaLayer)
+            attention, mlp = layer.self_attn, layer.mlp
+            parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+            self._layers.append(
+                _Layer(
+                    1 + layer.input_layernorm.weight,
+                    torch.cat([part.weight for part in parts]),
+                    attention.o_proj.weight.detach(),
+                    1 + layer.post_attention_layernorm.weight,
+                    torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+                    mlp.down_proj.weight.detach(),
+                )
+            )
+        self._norm = 1 + self._model.decoder.norm.weight
+
+    def sibling(self) -> FusedBackend:
+        """See `Backend.sibling`."""
+        return FusedBackend(self._model, self.cache_length)
+
+    def clear(self) -> None:
+        """Zeroes the cache."""
+        for key, value in self._caches:
+            key.zero_()
+            value.zero_()
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
+        return self._model.image_features(torch.from_numpy(pixels)).flatten(0, 1).numpy()
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        ids: NDArray[np.int64],
+        bounds: Bounds,
+        *,
+        features: NDArray[np.float32] | None = None,
+        think_rows: Sequence[int] = (),
+        action_rows: Sequence[int] = (),
+    ) -> Logits:
+        """One pass (see `Backend.decode`)."""
+        images = None if features is None else torch.from_numpy(features)[None]
+        x = self._model.embed(torch.from_numpy(np.asarray(ids, np.int64))[None], images)[0]
+        hidden = self._hidden(x * self._model.config.text.hidden_size**0.5, bounds)
+        think = self._model.logits(hidden[list(think_rows)])
+        action = self._model.action_logits(hidden[list(action_rows)])
+        return Logits(think.numpy(), action.numpy())
+
+    def _hidden(self, x_SH: Tensor, bounds: Bounds) -> Tensor:
+        text = self._model.config.text
+        size, heads, kv_heads, dim = len(x_SH), text.heads, text.kv_heads, text.head_dim
+        start, keys = bounds.q_start, bounds.kv_len
+        end = start + size
+        cos, sin = self._cos[start:end], self._sin[start:end]
+        visible = allowed(bounds, size, keys)
+        mask = None if visible.all() else torch.from_numpy(visible)
+        x, eps, width = x_SH, text.rms_norm_eps, (text.hidden_size,)
+        for layer, (key, value) in zip(self._layers, self._caches, strict=True):
+            rows = F.linear(F.rms_norm(x, width, layer.norm, eps), layer.qkv)
+            rows = rows.view(size, heads + 2 * kv_heads, dim)
+            a, b = rows[:, : heads + kv_heads].chunk(2, -1)
+            turned = torch.cat([a * cos - b * sin, b * cos + a * sin], -1).transpose(0, 1)
+            groups = (kv_heads, heads // kv_heads, -1, -1)
+            key[0, :, start:end].view(*groups[:2], size, dim).copy_(turned[heads:, None].expand(groups))
+            plain = rows[:, heads + kv_heads :].transpose(0, 1)
+            value[0, :, start:end].view(*groups[:2], size, dim).copy_(plain[:, None].expand(groups))
+            seen = F.scaled_dot_product_attention(
+                turned[None, :heads], key[:, :, :keys], value[:, :, :keys], attn_mask=mask
+            )
+            x = x + F.linear(seen[0].transpose(0, 1).reshape(size, heads * dim), layer.out)
+            gate, up = F.linear(F.rms_norm(x, width, layer.mlp_norm, eps), layer.gate_up).chunk(2, -1)
+            x = x + F.linear(F.gelu(gate, approximate="tanh") * up, layer.down)
+        return F.rms_norm(x, width, self._norm, eps)

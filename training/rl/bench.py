@@ -1,0 +1,148 @@
+"""How much of the simulators' own speed is left when a policy thinks, decides and is recorded.
+
+    python -m training.rl.bench CHECKPOINT --episodes 4
+
+The same first states are played by random actions, the simulators alone, and as rollouts, in the same number
+of worker processes; each way warms up with an episode per worker. Steps in which the simulators alone would
+not look are not rendered in either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from dtvla.policy.layout import TokenLayout
+from dtvla.sim.env import list_tasks
+from training.rl import playing
+from training.rl.settings import Evaluation, Rollout
+from training.rl.trajectory import Job, Trajectory
+from training.rl.workers import READY, Lost, Weights, Work, Workers
+from training.settings import parse
+
+
+@dataclass(frozen=True)
+class RlBench:
+    """What to measure."""
+
+    checkpoint: str
+    episodes: int = 4  # of each way, after the warm-up
+    rollout: Rollout = field(default_factory=partial(Rollout, thought_tokens=64, first_seed=400_000))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Environment steps per second over all workers, and per second of processor time."""
+
+    simulators: float
+    rollouts: float
+    simulators_cpu: float
+    rollouts_cpu: float
+    decision_tokens: float  # thought tokens of a decision
+
+    @property
+    def share(self) -> float:
+        """What is left of the simulators' own speed."""
+        return self.rollouts / self.simulators
+
+    @property
+    def cpu_share(self) -> float:
+        """The same in processor time, which other programs on the machine disturb less."""
+        return self.rollouts_cpu / self.simulators_cpu
+
+
+def measure(config: RlBench) -> Throughput:
+    """Plays both ways.
+
+    Raises:
+        TrainingError: nothing can be played.
+    """
+    work = Work(Path(config.checkpoint), config.rollout, Evaluation(), 0)
+    tasks = config.rollout.tasks or tuple(info.index for info in list_tasks(config.rollout.suite))
+    jobs = [
+        Job(tasks[i % min(len(tasks), config.rollout.workers)], config.rollout.first_seed + i, 0, i)
+        for i in range(config.episodes + config.rollout.workers)
+    ]
+    warm, timed = jobs[: config.rollout.workers], jobs[config.rollout.workers :]
+    speeds, cpu, tokens = [], [], 0.0
+    for target in (_simulate, None):
+        crew = Workers(work, target)
+        try:
+            _played(crew.play(warm))
+            started = time.perf_counter()
+            found = _played(crew.play(timed))
+            steps = sum(t.finish_step for t in found)
+            speeds.append(steps / (time.perf_counter() - started))
+            cpu.append(steps / sum(t.seconds for t in found))
+        finally:
+            crew.close()
+        tokens = sum(t.tokens for t in found) / max(1, sum(len(t.moves) for t in found))
+    return Throughput(speeds[0], speeds[1], cpu[0], cpu[1], tokens)
+
+
+def _played(results: Iterator[Trajectory | Lost]) -> list[Trajectory]:
+    return [each for each in results if isinstance(each, Trajectory)]
+
+
+class _Random:
+    """A `Player` that takes no time: any actions, and a thought of tags."""
+
+    def __init__(self, layout: TokenLayout) -> None:
+        self._thought = np.array([layout.think, layout.end_think, layout.action], np.int64)
+        self._shape = (layout.horizon, layout.action_dim)
+
+    def begin(self, job: Job) -> None:
+        self._rng = np.random.default_rng(job.seed)
+
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Any:
+        from dtvla.policy.runner import Decision
+
+        actions = self._rng.uniform(-1, 1, self._shape)
+        columns = np.zeros(actions.size, np.int64)
+        log_probs = np.zeros(actions.size + len(self._thought), np.float32)
+        return Decision(actions, "", self._thought, False, {}), columns, log_probs
+
+
+def _simulate(work: Work, pipe: Connection) -> None:
+    """A worker without a policy."""
+    spec, tokenizer = playing.frame(work.folder)
+    stage, player = playing.Stage(work.rollout), _Random(spec.layout)
+    prompt_of = playing.prompts(spec, tokenizer)
+    pipe.send(READY)
+    try:
+        while True:
+            message: tuple[Job, Weights] = pipe.recv()
+            env = stage.env(message[0].task, work.rollout.max_steps)
+            pipe.send(playing.play(env, player, message[0], spec, prompt_of, work.rollout))
+    except (EOFError, BrokenPipeError):
+        return
+
+
+def main(config: RlBench) -> None:
+    """Measures and prints."""
+    found = measure(config)
+    Console().print(
+        f"simulators alone {found.simulators:.1f} steps/s, rollouts {found.rollouts:.1f} steps/s: "
+        f"{100 * found.share:.0f} %; per second of processor time {found.simulators_cpu:.1f} and "
+        f"{found.rollouts_cpu:.1f}: {100 * found.cpu_share:.0f} % ({config.rollout.workers} workers, "
+        f"{found.decision_tokens:.0f} thought tokens per decision)",
+        highlight=False,
+    )
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    """`python -m training.rl.bench`."""
+    main(parse(RlBench, __doc__ or "", arguments))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,205 @@
+"""One episode for the learner: the evaluation's loop and decisions, with drawn words and actions recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from dtvla.policy.bundle import Bundle
+from dtvla.policy.decoding import Chooser
+from dtvla.policy.images import pictures
+from dtvla.policy.layout import TokenLayout
+from dtvla.policy.options import DecisionOptions
+from dtvla.policy.prompt import load_tokenizer, prompt_ids
+from dtvla.policy.runner import Decision
+from dtvla.policy.spec import PolicySpec
+from dtvla.sim.env import Observation, SimEnv
+from dtvla.sim.evaluation import run_episode
+from training.checkpoint import Policy as Checkpoint
+from training.checkpoint import read_config, read_spec
+from training.rl.settings import Rollout
+from training.rl.trajectory import Job, Move, Trajectory
+
+
+class RecordingChooser(Chooser):
+    """Draws as `Chooser` does, and remembers how likely each draw was."""
+
+    def begin(self, seed: Sequence[int]) -> None:
+        """Another seed for the draws, from the next restart on."""
+        self._seed = seed
+
+    def restart(self) -> None:
+        super().restart()
+        self._log_probs: list[float] = []
+        self._columns = np.empty(0, np.int64)
+
+    def draw(self, logits: NDArray[np.float32], temperature: float) -> int:
+        index = super().draw(logits, temperature)
+        shifted = (logits - logits.max()).astype(np.float64) / temperature
+        self._log_probs.append(float(shifted[index] - np.log(np.exp(shifted).sum())))
+        return index
+
+    def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        self._columns = super().columns(logits)
+        return self._columns
+
+    def take(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Action columns of the last decision, and the log-probabilities of its words and columns."""
+        log_probs, self._log_probs = np.array(self._log_probs, np.float32), []
+        return self._columns, log_probs
+
+
+Drawn = tuple[Decision, NDArray[np.int64], NDArray[np.float32]]  # a decision and what `take` says of it
+
+
+class Player(Protocol):
+    """Who decides in an episode of a job."""
+
+    def begin(self, job: Job) -> None: ...
+
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Drawn: ...
+
+
+class Recorder:
+    """A `Decider` that keeps what the learner needs of every decision."""
+
+    def __init__(self, player: Player, job: Job, spec: PolicySpec) -> None:
+        self._player, self._job, self._spec = player, job, spec
+        self.instruction = ""
+        self.moves: list[Move] = []
+
+    def reset(self) -> None:
+        self._player.begin(self._job)
+
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Decision:
+        decision, columns, log_probs = self._player.decide(images, instruction)
+        self.instruction = instruction
+        count = len(decision.thought_ids)
+        if not self._job.greedy:
+            self.moves.append(
+                Move(
+                    pictures(images, self._spec.cameras, self._spec.image),
+                    decision.thought_ids,
+                    columns.astype(np.int16),
+                    log_probs[:count],
+                    log_probs[count:],
+                )
+            )
+        return decision
+
+
+class EndlessEnv:
+    """A world in which success does not end an episode; the step at which it came is kept."""
+
+    def __init__(self, env: SimEnv) -> None:
+        self._env = env
+        self.solved_at: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, action: NDArray[np.floating], *, look: bool = True) -> Observation:
+        obs = self._env.step(action, look=look)
+        if obs.success and self.solved_at is None:
+            self.solved_at = obs.step
+        return replace(obs, success=False)
+
+
+def play(env: SimEnv, player: Player, job: Job, spec: PolicySpec, prompt_of: Callable[[str], Any],
+         settings: Rollout) -> Trajectory:  # fmt: skip
+    """Plays one episode with the loop of the evaluation.
+
+    Args:
+        env: the environment of the job's task.
+        player: who decides.
+        job: what to play.
+        spec: of the policy.
+        prompt_of: prompt ids of an instruction.
+        settings: how far and how.
+    """
+    started = time.process_time()
+    recorder = Recorder(player, job, spec)
+    steps = settings.execute_steps or spec.execute_steps
+    world: Any = EndlessEnv(env) if settings.play_on and not job.greedy else env
+    result = run_episode(world, recorder, job.seed, steps)
+    solved_at = world.solved_at if isinstance(world, EndlessEnv) else None
+    return Trajectory(
+        job,
+        prompt_of(recorder.instruction),
+        tuple(recorder.moves),
+        steps,
+        solved_at or result.steps,
+        bool(solved_at) or result.success,
+        time.process_time() - started,
+    )
+
+
+class Stage:
+    """One simulator: the scene of the last task stays, since building one takes seconds."""
+
+    def __init__(self, settings: Rollout) -> None:
+        self._settings = settings
+        self._env: SimEnv | None = None
+
+    def env(self, task: int, max_steps: int | None) -> SimEnv:
+        """The environment of a task, with episodes of so many steps (None: the suite's own)."""
+        settings = self._settings
+        if self._env is None or self._env.info.index != task:
+            self.close()
+            self._env = SimEnv(settings.suite, task, image_size=settings.image_size)
+            self._limit = self._env.info.max_steps
+        self._env.info = replace(self._env.info, max_steps=max_steps or self._limit)
+        return self._env
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        if self._env is not None:
+            self._env.close()
+        self._env = None
+
+
+def as_bundle(checkpoint: Checkpoint, folder: Path) -> Bundle:
+    """A checkpoint in the form in which the runtime's policy takes it; its graphs are in torch."""
+    return Bundle(folder, checkpoint.spec, checkpoint.tokenizer, {}, "")
+
+
+def prompts(spec: PolicySpec, tokenizer: Tokenizer) -> Callable[[str], NDArray[np.int64]]:
+    """What makes prompt ids of an instruction."""
+    return lambda text: prompt_ids(tokenizer, spec.layout, text, spec.prompt_prefix)
+
+
+def frame(folder: Path) -> tuple[PolicySpec, Tokenizer]:
+    """What a checkpoint is beside its weights.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    config = read_config(folder)
+    return read_spec(folder, config), load_tokenizer(folder / "tokenizer.json", config.layout)
+
+
+def drawing(settings: Rollout) -> DecisionOptions:
+    """How rollouts decide."""
+    return DecisionOptions(
+        drafts=settings.drafts,
+        temperature=settings.thought_temperature,
+        action_temperature=settings.action_temperature,
+        thought_tokens=settings.thought_tokens,
+    )
+
+
+def chooser(layout: TokenLayout, settings: Rollout) -> RecordingChooser:
+    """Who draws in rollouts."""
+    return RecordingChooser(layout, settings.thought_temperature, 0, settings.action_temperature)
+
+
+def draw_seed(run_seed: int, job: Job) -> tuple[int, ...]:
+    """The seed of an episode's draws."""
+    return (run_seed, job.draw, job.task, job.seed, job.member)

@@ -1,0 +1,308 @@
+"""Rollouts on this machine: processes with one simulator and one policy each, which stay between iterations.
+
+Each worker decides for itself, with one thread: nobody waits for anybody, an episode is the same whoever
+plays it and whatever else runs (a batch's arithmetic depends on who shares it, in the last bits), and a
+worker that dies takes one episode with it. Batched servers pay where a pass waits for the weights, on a
+GPU: `training.rl.on_ray`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors.torch import load_file
+
+from dtvla.policy.runner import Policy
+from dtvla.sim.dealer import MOST_DEATHS, Dealer
+from training.cached import TorchBackend
+from training.checkpoint import load_policy
+from training.checkpoints import TrainingError
+from training.fused import FusedBackend
+from training.rl import playing
+from training.rl.settings import Evaluation, Rollout
+from training.rl.trajectory import Job, Trajectory
+
+END_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 600.0  # imports and a large checkpoint, before an episode's own time begins
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a version lie; version 0 is the checkpoint itself."""
+
+    file: Path | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An episode that could not be played to its end, and why."""
+
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker must know to play."""
+
+    folder: Path  # of the checkpoint
+    rollout: Rollout
+    evaluation: Evaluation
+    seed: int  # of the run
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the policy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The same as torch's."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+class Rollouts(Protocol):
+    """Plays episodes, here or elsewhere."""
+
+    def sync(self, weights: Weights) -> None:
+        """From now on episodes are decided with these weights."""
+        ...
+
+    def play(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
+        """Plays all jobs; yields them as they end.
+
+        Raises:
+            TrainingError: none can be played.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends all workers."""
+        ...
+
+
+class LocalPlayer:
+    """Decides in this process, as one robot does.
+
+    Args:
+        work: the run.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.checkpoint = load_policy(work.folder, work.dtype)
+        self._seed = work.seed
+        model, spec = self.checkpoint.model, self.checkpoint.spec
+        bundle = playing.as_bundle(self.checkpoint, work.folder)
+        fused = work.precision == "fp32"
+        self._backend = (FusedBackend if fused else TorchBackend)(model, spec.cache_length)
+        self._chooser = playing.chooser(spec.layout, work.rollout)
+        self._drawing = Policy(bundle, self._backend, playing.drawing(work.rollout), self._chooser)
+        self._greedy = Policy(bundle, self._backend)
+        self._policy = self._drawing
+
+    def load(self, file: Path) -> None:
+        """Takes other weights."""
+        self.checkpoint.model.load_state_dict(load_file(file))
+        if isinstance(self._backend, FusedBackend):
+            self._backend.refresh()
+
+    def begin(self, job: Job) -> None:
+        self._chooser.begin(playing.draw_seed(self._seed, job))
+        self._policy = self._greedy if job.greedy else self._drawing
+        self._policy.reset()
+
+    def decide(self, images: dict[str, Any], instruction: str) -> playing.Drawn:
+        decision = self._policy.decide(images, instruction)
+        return (decision, *self._chooser.take())
+
+
+class Actor:
+    """One simulator with its policy: what a worker process is made of."""
+
+    def __init__(self, work: Work) -> None:
+        torch.set_num_threads(1)
+        self._work, self._version = work, 0
+        self._player = LocalPlayer(work)
+        self._stage = playing.Stage(work.rollout)
+        checkpoint = self._player.checkpoint
+        self._prompt_of = playing.prompts(checkpoint.spec, checkpoint.tokenizer)
+
+    def play(self, job: Job, weights: Weights) -> Trajectory | Lost:
+        """One episode; what breaks it costs no other."""
+        try:
+            if weights.version != self._version:
+                assert weights.file is not None, "only version 0 is the checkpoint itself"
+                self._player.load(weights.file)
+                self._version = weights.version
+            limit = self._work.evaluation.max_steps if job.greedy else self._work.rollout.max_steps
+            env, spec = self._stage.env(job.task, limit), self._player.checkpoint.spec
+            played = playing.play(env, self._player, job, spec, self._prompt_of, self._work.rollout)
+            return replace(played, version=self._version)
+        except Exception as error:  # of the simulator, of the policy: one broken episode
+            self._stage.close()
+            return Lost(job, f"{type(error).__name__}: {error}")
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    deadline: float = 0.0
+    ready: bool = False  # its imports and the checkpoint are loaded
+
+
+class Workers:
+    """Worker processes of one learner.
+
+    Args:
+        work: the run.
+        target: what a process does with its end of a pipe.
+        start: how processes begin; a renderer does not survive a fork.
+    """
+
+    def __init__(
+        self, work: Work, target: Callable[[Work, Connection], None] | None = None, start: str = "spawn"
+    ) -> None:
+        self._work, self._target = work, target or _worker
+        self._weights = Weights()
+        self._crew: dict[int, _Worker] = {}
+        self._context: Any = multiprocessing.get_context(start)
+
+    def sync(self, weights: Weights) -> None:
+        """See `Rollouts.sync`."""
+        self._weights = weights
+
+    def play(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
+        """See `Rollouts.play`."""
+        waiting = list(jobs)
+        for attempt in range(1 + self._work.rollout.retries):
+            last = attempt == self._work.rollout.retries
+            again: list[Job] = []
+            for result in self._round(waiting):
+                if isinstance(result, Lost) and not last:
+                    again.append(result.job)
+                else:
+                    yield result
+            waiting = again
+
+    def close(self) -> None:
+        """See `Rollouts.close`."""
+        for worker in self._crew.values():
+            worker.process.terminate()
+        for number in list(self._crew):
+            self._dismiss(number)
+
+    def _round(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
+        """Plays every job once."""
+        dealer = Dealer((job.task, index) for index, job in enumerate(jobs))
+        busy: set[int] = set()
+        try:
+            for number in range(min(self._work.rollout.workers, len(dealer))):
+                self._deal(number, dealer, jobs, busy)
+            while busy:
+                for number in self._ended(busy):
+                    result = self._receive(number)
+                    if result == READY:
+                        worker = self._crew[number]
+                        worker.ready = True
+                        worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
+                        continue
+                    if isinstance(result, TrainingError):
+                        raise result
+                    busy.discard(number)
+                    if isinstance(result, str):
+                        self._dismiss(number)
+                        lost = dealer.died(number)
+                        if lost is not None:
+                            yield Lost(jobs[lost[1]], f"The worker {result}.")
+                        if dealer.hopeless:
+                            raise TrainingError(
+                                f"{MOST_DEATHS} rollout workers ended one after the other without an "
+                                f"episode; the last one {result}. See the messages above."
+                            )
+                    else:
+                        dealer.ended(number)
+                        yield result
+                    self._deal(number, dealer, jobs, busy)
+        finally:
+            for number in busy:  # nobody waits for these any more
+                self._crew[number].process.kill()
+                self._dismiss(number)
+
+    def _deal(self, number: int, dealer: Dealer, jobs: Sequence[Job], busy: set[int]) -> None:
+        """Gives a worker its next episode, and makes the worker first when there is none."""
+        pair = dealer.deal(number)
+        if pair is None:
+            return
+        if number not in self._crew:
+            here, there = self._context.Pipe()
+            process = self._context.Process(target=self._target, args=(self._work, there), daemon=True)
+            process.start()
+            there.close()  # else its death would not close the pipe
+            self._crew[number] = _Worker(process, here)
+        worker = self._crew[number]
+        worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
+        if not worker.ready:
+            worker.deadline += START_TIMEOUT_S
+        busy.add(number)
+        with contextlib.suppress(OSError):  # it has just died: its end of the pipe says so on the next turn
+            worker.pipe.send((jobs[pair[1]], self._weights))
+
+    def _ended(self, busy: set[int]) -> list[int]:
+        """Waits for an episode to end, a worker to die, or the patience with one to be over."""
+        soonest = min(self._crew[number].deadline for number in busy)
+        pipes = {self._crew[number].pipe: number for number in busy}
+        ready = connection.wait(list(pipes), max(0.0, soonest - time.monotonic()))
+        found = [number for pipe, number in pipes.items() if pipe in ready]
+        now = time.monotonic()
+        return found or [number for number in busy if self._crew[number].deadline <= now]
+
+    def _receive(self, number: int) -> Trajectory | Lost | TrainingError | str:
+        """What a worker handed in; or, in words, how it ended."""
+        worker = self._crew[number]
+        if not worker.pipe.poll():
+            worker.process.kill()
+            return f"was stuck for {self._work.rollout.episode_timeout_s:g} s"
+        try:
+            received: Trajectory | Lost | TrainingError = worker.pipe.recv()
+            return received
+        except (EOFError, OSError):
+            worker.process.join(END_TIMEOUT_S)
+            status = worker.process.exitcode
+            if status is None:
+                return "fell silent"
+            if status < 0:
+                return f"was ended by {signal.Signals(-status).name}"
+            return f"ended with status {status}"
+
+    def _dismiss(self, number: int) -> None:
+        worker = self._crew.pop(number)
+        worker.pipe.close()
+        worker.process.join(END_TIMEOUT_S)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _worker(work: Work, pipe: Connection) -> None:
+    """A worker's process: takes jobs from the pipe and puts trajectories into it, until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the learner, which then ends us
+    try:
+        actor = Actor(work)
+    except (ValueError, RuntimeError, OSError) as error:
+        pipe.send(TrainingError(str(error)))
+        return
+    try:
+        pipe.send(READY)
+        while True:
+            pipe.send(actor.play(*pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the learner is gone; nobody counts on the rest
