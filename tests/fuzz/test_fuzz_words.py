@@ -66,12 +66,13 @@ def test_a_thought_is_read_back_as_finite_numbers_and_a_known_phase_or_as_nothin
 @given(
     offset=st.tuples(*[st.floats(-2, 2)] * 3),
     noun=st.sampled_from([t.noun for t in TASKS]),
-    phase=st.sampled_from(sorted(NEXT, key=str)),
+    phase=st.sampled_from(sorted(Phase, key=str)),
 )
 def test_what_a_thought_states_is_read_back_to_the_centimetre(
     offset: tuple[float, float, float], noun: str, phase: Phase
 ) -> None:
-    parsed = parse_thought(f"The {noun} is {describe_offset(np.array(offset))}. Next: {describe_next(phase)}.")
+    where = describe_offset(np.array(offset))
+    parsed = parse_thought(f"The {noun} is {where}. Next: {describe_next(phase)}.")
     assert parsed.noun == noun
     assert parsed.phase is phase
     assert parsed.offset is not None
