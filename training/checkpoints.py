@@ -207,7 +207,8 @@ def _cause(error: BaseException) -> OSError | None:
     if number := re.search(r"os error (\d+)", str(error)):  # how Rust says it
         return OSError(int(number[1]), os.strerror(int(number[1])))
     inner = list(getattr(error, "failures", {}).values())
-    for each in [*(item[0] if isinstance(item, tuple) else item for item in inner), error.__cause__]:
+    found_in = [item[0] if isinstance(item, tuple) else item for item in inner]
+    for each in [*found_in, error.__cause__, error.__context__]:
         if isinstance(each, BaseException) and (found := _cause(each)) is not None:
             return found
     return None

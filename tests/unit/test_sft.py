@@ -94,9 +94,7 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return ["-m", "training.sft", *given, *more]
 
 
-def test_a_run_that_was_cut_in_two_ends_with_the_same_weights(
-    data: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_run_cut_in_two_ends_with_the_same_weights(data: Path, whole: Path, tmp_path: Path) -> None:
     run(settings(data, tmp_path, stop_after=2))
     assert run(settings(data, tmp_path)).step == 4
     assert furthest(weights(whole), weights(tmp_path)) < 1e-6

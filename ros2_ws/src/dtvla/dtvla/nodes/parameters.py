@@ -70,7 +70,7 @@ class Parameter:
         """
         kind = type(self.default)
         if kind is float and type(value) is int:
-            value = float(value)
+            value = float(value) if abs(value) < 2**63 else math.inf  # a ROS integer, or out of all bounds
         unit = f" {self.unit}" if self.unit else ""
         wanted = f"it must be {kind.__name__}, {self.bounds}{unit} (default {self.default!r})"
         if type(value) is not kind:
