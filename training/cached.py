@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dtvla.policy.backends import CPU_ROW_COST, GPU_ROW_COST, Logits, Pass
+from dtvla.policy.backends.lineup import line_up
 from dtvla.policy.layout import NEVER, Bounds
 from training.model import DeepThinkVLA, GemmaLayer, attend, rope_tables
 
-_IDLE = Bounds(1, NEVER, 1, 0)
 # q [B, N, S, D], key and value cache [B, K, C, D], int32 bounds [B, 4], scale -> [B, N, S, D]
 CacheAttention = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
@@ -118,6 +118,7 @@ class TorchBackend:
         """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
         return self._model.image_features(torch.from_numpy(pixels)).flatten(0, 1).numpy()
 
+    @torch.no_grad()
     def decode(
         self,
         ids: NDArray[np.int64],
@@ -129,13 +130,14 @@ class TorchBackend:
     ) -> Logits:
         """One pass (see `Backend.decode`)."""
         images = None if features is None else torch.from_numpy(features)[None]
-        hidden = self._decoder.run(
-            torch.from_numpy(np.asarray(ids, np.int64))[None], torch.tensor([bounds]), images
-        )
-        with torch.no_grad():
-            think = self._model.logits(hidden[:, list(think_rows)])[0]
-            action = self._model.action_logits(hidden[:, list(action_rows)])[0]
+        hidden = self._hidden(torch.from_numpy(np.asarray(ids, np.int64))[None], bounds, images)
+        think = self._model.logits(hidden[:, list(think_rows)])[0]
+        action = self._model.action_logits(hidden[:, list(action_rows)])[0]
         return Logits(think.numpy(), action.numpy())
+
+    def _hidden(self, ids_1S: Tensor, bounds: Bounds, features_1FH: Tensor | None) -> Tensor:
+        """Hidden states [1, S, H] of the pass's rows."""
+        return self._decoder.run(ids_1S, torch.tensor([bounds]), features_1FH)
 
 
 class TorchBatch:
@@ -170,27 +172,14 @@ class TorchBatch:
     @torch.no_grad()
     def decode(self, passes: Sequence[Pass | None]) -> list[Logits | None]:
         """See `BatchBackend.decode`."""
-        if len(passes) != self.size:
-            raise ValueError(f"{len(passes)} passes for {self.size} sequences.")
+        ids, bounds = line_up(passes, self.size, self._decoder.length)
         asked = [step for step in passes if step is not None]
-        rows = max(len(step.ids) for step in asked)
-        ids = np.zeros((self.size, rows), np.int64)
-        bounds = np.tile(np.array(_IDLE, np.int64), (self.size, 1))
         pictured = [step.features for step in asked if step.features is not None]
         if pictured and len(pictured) < len(asked):
             raise ValueError("Either all sequences of a pass bring image features, or none does.")
         features = np.zeros((self.size, *pictured[0].shape), np.float32) if pictured else None
         for b, step in enumerate(passes):
-            if step is None:
-                continue
-            if step.bounds.q_start + rows > self._decoder.length:
-                raise ValueError(
-                    f"{rows} rows from position {step.bounds.q_start} on exceed the cache of "
-                    f"{self._decoder.length}."
-                )
-            ids[b, : len(step.ids)] = step.ids
-            bounds[b] = step.bounds
-            if features is not None:
+            if features is not None and step is not None:
                 features[b] = step.features
         hidden = self._decoder.run(
             torch.from_numpy(ids).to(self._device),

@@ -21,6 +21,7 @@ from torch import Tensor
 from dtvla.policy.codec import Normaliser
 from dtvla.policy.errors import BundleError
 from dtvla.policy.images import Camera, ImageSpec
+from dtvla.policy.layout import TokenLayout
 from dtvla.policy.prompt import load_tokenizer
 from dtvla.policy.spec import PolicySpec
 from training.config import ModelConfig
@@ -219,6 +220,18 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32) -> DeepTh
     return model.eval()
 
 
+def save_policy(
+    folder: Path, config: ModelConfig, weights: dict[str, Tensor], spec: PolicySpec, tokenizer: Tokenizer
+) -> None:
+    """Writes what `load_policy` reads, from weights that may be gathered from many processes."""
+    with torch.device("meta"):
+        model = DeepThinkVLA(config)
+    model.load_state_dict(weights, assign=True)
+    save_model(model, folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "policy.json").write_text(json.dumps(spec.to_json(), indent=1), encoding="utf-8")
+
+
 def save_model(model: DeepThinkVLA, folder: Path, max_shard_bytes: int = 5_000_000_000) -> None:
     """Writes config.json and the weights under 4.48 names, in shards when they exceed `max_shard_bytes`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -292,6 +305,21 @@ def read_spec(folder: Path, config: ModelConfig) -> PolicySpec:
     )
 
 
+def read_tokenizer(folder: Path, layout: TokenLayout) -> Tokenizer:
+    """A checkpoint's tokenizer, compared with its layout.
+
+    Raises:
+        CheckpointError: it is missing, or an id differs.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing from the checkpoint.")
+    try:
+        return load_tokenizer(path, layout)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Policy:
     """A checkpoint's model, spec and tokenizer, checked against each other.
 
@@ -300,12 +328,6 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
     """
     folder = resolve(source)
     config = read_config(folder)
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing from the checkpoint.")
-    try:
-        tokenizer = load_tokenizer(path, config.layout)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    tokenizer = read_tokenizer(folder, config.layout)
     spec = read_spec(folder, config)
     return Policy(load_model(folder, dtype), spec, tokenizer)

@@ -31,6 +31,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from training import parallel
+
 LAST, BEST = "last", "best"
 TRAINER = "trainer"
 PART = ".part"
@@ -78,13 +80,13 @@ class Checkpoints:
         part = goal.with_name(goal.name + PART)
         error: OSError | None = None
         try:
-            if _first():
+            if parallel.rank() == 0:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
-            _wait()
+            parallel.wait()
             write(part)
-            _wait()
-            if _first():
+            parallel.wait()
+            if parallel.rank() == 0:
                 _flush(part.rglob("*"))
                 shutil.rmtree(goal, ignore_errors=True)
                 part.rename(goal)
@@ -102,12 +104,12 @@ class Checkpoints:
                 f"The last whole one is {self.last() or 'none'}. Make room, and run the same command again: "
                 "it goes on from there."
             ) from error
-        _wait()
+        parallel.wait()
         return goal
 
     def mark_best(self, checkpoint: Path) -> None:
         """Makes a checkpoint the best one."""
-        if _first():
+        if parallel.rank() == 0:
             self._link(BEST, checkpoint)
             self._tidy()
 
@@ -134,7 +136,7 @@ def full_weights(model: nn.Module) -> dict[str, Any]:
     """All weights on the CPU, in the first process; empty in the others. Every process must call it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
-    return weights if _first() else {}
+    return weights if parallel.rank() == 0 else {}
 
 
 def save_trainer(folder: Path, model: nn.Module, optimisers: list[Optimizer], rest: dict[str, Any]) -> None:
@@ -181,15 +183,6 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*assuming the intent is to.*")
         yield
-
-
-def _first() -> bool:
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _wait() -> None:
-    if distributed.is_initialized():
-        distributed.barrier()
 
 
 def _flush(paths: Iterable[Path]) -> None:

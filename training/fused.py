@@ -7,17 +7,14 @@ whose rows see everything has no mask. The same numbers as `training.cached` up 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dtvla.policy.backends import CPU_ROW_COST, Logits
 from dtvla.policy.layout import Bounds, allowed
+from training.cached import TorchBackend
 from training.model import DeepThinkVLA, GemmaLayer, rope_tables
 
 
@@ -30,7 +27,7 @@ class _Layer(NamedTuple):
     down: Tensor
 
 
-class FusedBackend:
+class FusedBackend(TorchBackend):
     """The torch model as a `dtvla.policy.backends.Backend`; `refresh` after the weights have changed.
 
     Args:
@@ -39,7 +36,7 @@ class FusedBackend:
     """
 
     def __init__(self, model: DeepThinkVLA, cache_length: int) -> None:
-        self._model, self.cache_length = model, cache_length
+        self._model, self._length = model, cache_length
         text = model.config.text
         shape = (1, text.heads, cache_length, text.head_dim)
         self._caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(text.layers)]
@@ -49,9 +46,9 @@ class FusedBackend:
         self.refresh()
 
     @property
-    def row_cost(self) -> float:
-        """See `Backend.row_cost`."""
-        return CPU_ROW_COST
+    def cache_length(self) -> int:
+        """How many positions the cache holds."""
+        return self._length
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -75,7 +72,7 @@ class FusedBackend:
 
     def sibling(self) -> FusedBackend:
         """See `Backend.sibling`."""
-        return FusedBackend(self._model, self.cache_length)
+        return FusedBackend(self._model, self._length)
 
     def clear(self) -> None:
         """Zeroes the cache."""
@@ -84,30 +81,9 @@ class FusedBackend:
             value.zero_()
 
     @torch.inference_mode()
-    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalised images [N, 3, S, S] to features [N * tokens, hidden]."""
-        return self._model.image_features(torch.from_numpy(pixels)).flatten(0, 1).numpy()
-
-    @torch.inference_mode()
-    def decode(
-        self,
-        ids: NDArray[np.int64],
-        bounds: Bounds,
-        *,
-        features: NDArray[np.float32] | None = None,
-        think_rows: Sequence[int] = (),
-        action_rows: Sequence[int] = (),
-    ) -> Logits:
-        """One pass (see `Backend.decode`)."""
-        images = None if features is None else torch.from_numpy(features)[None]
-        x = self._model.embed(torch.from_numpy(np.asarray(ids, np.int64))[None], images)[0]
-        hidden = self._hidden(x * self._model.config.text.hidden_size**0.5, bounds)
-        think = self._model.logits(hidden[list(think_rows)])
-        action = self._model.action_logits(hidden[list(action_rows)])
-        return Logits(think.numpy(), action.numpy())
-
-    def _hidden(self, x_SH: Tensor, bounds: Bounds) -> Tensor:
+    def _hidden(self, ids_1S: Tensor, bounds: Bounds, features_1FH: Tensor | None) -> Tensor:
         text = self._model.config.text
+        x_SH = self._model.embed(ids_1S, features_1FH)[0] * text.hidden_size**0.5
         size, heads, kv_heads, dim = len(x_SH), text.heads, text.kv_heads, text.head_dim
         start, keys = bounds.q_start, bounds.kv_len
         end = start + size
@@ -130,4 +106,4 @@ class FusedBackend:
             x = x + F.linear(seen[0].transpose(0, 1).reshape(size, heads * dim), layer.out)
             gate, up = F.linear(F.rms_norm(x, width, layer.mlp_norm, eps), layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.gelu(gate, approximate="tanh") * up, layer.down)
-        return F.rms_norm(x, width, self._norm, eps)
+        return F.rms_norm(x, width, self._norm, eps)[None]

@@ -8,9 +8,9 @@ import torch
 from rl_toy import Toy, settings
 from safetensors.torch import save_file
 
+from training import parallel
 from training.checkpoint import load_policy
 from training.checkpoints import full_weights
-from training.rl import parallel
 from training.rl.learner import Learner, Scorer
 from training.rl.loop import Run
 from training.rl.trajectory import load

@@ -116,7 +116,7 @@ def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays_whole(toy_polic
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.rl.loop.save_model", full)
+        patch.setattr("training.rl.loop.save_policy", full)
         with pytest.raises(TrainingError, match="No space left on device"):
             train(config, quiet(), Toy)
     shutil.rmtree(tmp_path / "rollouts_0")

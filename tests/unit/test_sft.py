@@ -30,7 +30,7 @@ from training.settings import SettingsError, configs, load, parse
 from training.sft.__main__ import run
 from training.sft.losses import compute_losses
 from training.sft.models import SMALL_PREFIX, make_learner
-from training.sft.optimisers import factor, make_optimisers
+from training.sft.optimisers import factor, freeze
 from training.sft.settings import DataSettings, ModelSettings, OptimiserSettings, Sft
 
 THOUGHT = "The can is 1 cm left, 2 cm forward, 3 cm below. Next: move above it."
@@ -264,11 +264,11 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 def test_a_part_with_learning_rate_0_stays_as_it_is() -> None:
     model = make_learner(ModelSettings(), 0).model
-    make_optimisers(OptimiserSettings("adamw", 1e-3, vision_lr=0.0, projector_lr=1e-4), model)
+    freeze(OptimiserSettings("adamw", 1e-3, vision_lr=0.0, projector_lr=1e-4), model)
     assert not any(p.requires_grad for p in model.vision_tower.parameters())
     assert all(p.requires_grad for p in model.multi_modal_projector.parameters())
     with pytest.raises(ValueError, match="nothing would be trained"):
-        make_optimisers(OptimiserSettings("adamw", 0.0), model)
+        freeze(OptimiserSettings("adamw", 0.0), model)
 
 
 def test_the_schedule_is_the_references() -> None:

@@ -15,9 +15,9 @@ from rich.console import Console
 from dtvla.policy.errors import BundleError
 from dtvla.sim.bootstrap import SimulatorUnavailable
 from dtvla.sim.pool import EvaluationRefused
+from training import parallel
 from training.checkpoint import CheckpointError
 from training.checkpoints import TrainingError
-from training.rl import parallel
 from training.rl.loop import train
 from training.rl.settings import Rl
 from training.settings import parse

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from dtvla.sim.env import list_tasks
+from training import parallel
 from training.checkpoints import TrainingError
-from training.rl import parallel, trajectory
+from training.rl import trajectory
 from training.rl.settings import Rollout
 from training.rl.trajectory import Job, Trajectory
 from training.rl.workers import Lost, Rollouts

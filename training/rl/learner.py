@@ -17,9 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dtvla.policy.images import ImageSpec
 from dtvla.policy.layout import TokenLayout
-from training import passes, rl_math
+from training import parallel, passes, rl_math
 from training.model import DeepThinkVLA
-from training.rl import parallel
 from training.rl.decisions import Batch, Decisions, widened
 from training.rl.settings import Loss, Optimiser, Rollout
 from training.rl.trajectory import Trajectory

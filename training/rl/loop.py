@@ -19,10 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dtvla.sim.evaluation import plan
 from dtvla.sim.results import EvalOptions, wilson
-from training.checkpoint import load_policy, resolve, save_model
+from training import parallel
+from training.checkpoint import load_policy, resolve, save_policy
 from training.checkpoints import Checkpoints, TrainingError, full_weights, load_trainer, save_trainer
 from training.model import DeepThinkVLA
-from training.rl import parallel
 from training.rl.gathering import Gathered, Prompts, Store, gather, writing
 from training.rl.learner import Learner, Scorer
 from training.rl.settings import Rl, essence
@@ -194,10 +194,6 @@ class Run:
     def _write(self, folder: Path) -> None:
         weights = full_weights(self.model)
         if parallel.rank() == 0:
-            with torch.device("meta"):
-                plain = DeepThinkVLA(self.model.config)
-            plain.load_state_dict(weights, assign=True)
-            save_model(plain, folder)
             run = essence(self.settings)
             spec = replace(
                 self.policy.spec,
@@ -206,8 +202,7 @@ class Run:
                     "rl": {"from": str(self.folder), "iteration": self.iteration, "settings": run},
                 },
             )
-            self.policy.tokenizer.save(str(folder / "tokenizer.json"))
-            (folder / "policy.json").write_text(json.dumps(spec.to_json(), indent=1), encoding="utf-8")
+            save_policy(folder, self.model.config, weights, spec, self.policy.tokenizer)
             (folder / RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
         rest = {"iteration": self.iteration, "next_draw": self.next_draw}
         save_trainer(folder, self.learner.scorer, [self.learner.optimiser], rest)

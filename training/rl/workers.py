@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file
 
 from dtvla.policy.runner import Policy
 from dtvla.sim.dealer import MOST_DEATHS, Dealer
+from dtvla.sim.pool import Worker
 from training.cached import TorchBackend
 from training.checkpoint import load_policy
 from training.checkpoints import TrainingError
@@ -32,7 +33,6 @@ from training.rl import playing
 from training.rl.settings import Evaluation, Rollout
 from training.rl.trajectory import Job, Trajectory
 
-END_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 600.0  # imports and a large checkpoint, before an episode's own time begins
 READY = "ready"
 
@@ -152,9 +152,10 @@ class Actor:
 
 
 @dataclass
-class _Worker:
-    process: Any
-    pipe: Connection
+class _Worker(Worker):
+    """One that stays, with the end of our patience with what it plays."""
+
+    end_timeout_s: ClassVar[float] = 10.0
     deadline: float = 0.0
     ready: bool = False  # its imports and the checkpoint are loaded
 
@@ -198,7 +199,7 @@ class Workers:
         for worker in self._crew.values():
             worker.process.terminate()
         for number in list(self._crew):
-            self._dismiss(number)
+            self._crew.pop(number).dismiss()
 
     def _round(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
         """Plays every job once."""
@@ -219,7 +220,7 @@ class Workers:
                         raise result
                     busy.discard(number)
                     if isinstance(result, str):
-                        self._dismiss(number)
+                        self._crew.pop(number).dismiss()
                         lost = dealer.died(number)
                         if lost is not None:
                             yield Lost(jobs[lost[1]], f"The worker {result}.")
@@ -235,7 +236,7 @@ class Workers:
         finally:
             for number in busy:  # nobody waits for these any more
                 self._crew[number].process.kill()
-                self._dismiss(number)
+                self._crew.pop(number).dismiss()
 
     def _deal(self, number: int, dealer: Dealer, jobs: Sequence[Job], busy: set[int]) -> None:
         """Gives a worker its next episode, and makes the worker first when there is none."""
@@ -243,11 +244,7 @@ class Workers:
         if pair is None:
             return
         if number not in self._crew:
-            here, there = self._context.Pipe()
-            process = self._context.Process(target=self._target, args=(self._work, there), daemon=True)
-            process.start()
-            there.close()  # else its death would not close the pipe
-            self._crew[number] = _Worker(process, here)
+            self._crew[number] = _Worker.hire(self._context, self._target, self._work)
         worker = self._crew[number]
         worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
         if not worker.ready:
@@ -275,21 +272,7 @@ class Workers:
             received: Trajectory | Lost | TrainingError = worker.pipe.recv()
             return received
         except (EOFError, OSError):
-            worker.process.join(END_TIMEOUT_S)
-            status = worker.process.exitcode
-            if status is None:
-                return "fell silent"
-            if status < 0:
-                return f"was ended by {signal.Signals(-status).name}"
-            return f"ended with status {status}"
-
-    def _dismiss(self, number: int) -> None:
-        worker = self._crew.pop(number)
-        worker.pipe.close()
-        worker.process.join(END_TIMEOUT_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
+            return worker.fate()
 
 
 def _worker(work: Work, pipe: Connection) -> None:

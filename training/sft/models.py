@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from dtvla.policy.prompt import THINKING_PREFIX
-from training.checkpoint import CheckpointError, load_model, resolve
+from training import parallel
+from training.checkpoint import load_model, read_config, read_json, read_tokenizer, resolve
 from training.config import ModelConfig
 from training.lora import add_adapters
 from training.model import DeepThinkVLA
@@ -134,25 +133,14 @@ def make_learner(settings: ModelSettings, seed: int) -> Learner:
     if settings.lora_rank:
         add_adapters(model.decoder, settings.lora_rank, settings.lora_alpha, seed)
     if settings.gradient_checkpointing:
-        for layer in (*model.decoder.layers, *model.vision_tower.vision_model.encoder.layers):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        parallel.recompute_layers(model)
     return learner
 
 
 def _from_checkpoint(source: str) -> Learner:
     """A published or own checkpoint; its actions' statistics may be missing, they come from the dataset."""
-    from training.checkpoint import read_config, read_json
-
     folder = resolve(source)
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing from the checkpoint.")
-    from dtvla.policy.prompt import load_tokenizer
-
-    try:
-        tokenizer = load_tokenizer(path, read_config(folder).layout)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    tokenizer = read_tokenizer(folder, read_config(folder).layout)
     said = read_json(folder / "policy.json") if (folder / "policy.json").is_file() else {}
     return Learner(
         load_model(folder),

@@ -16,32 +16,40 @@ from training.sft.settings import OptimiserSettings
 BASE = "base_lr"  # of a parameter group: what the schedule's factor multiplies
 
 
+def _rate(settings: OptimiserSettings, part: str) -> float:
+    """The learning rate of a part of the model."""
+    own = {"vision": settings.vision_lr, "projector": settings.projector_lr}.get(part)
+    return settings.lr if own is None else own
+
+
+def freeze(settings: OptimiserSettings, model: nn.Module) -> None:
+    """Freezes the parts whose learning rate is 0.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    for name, parameter in trained(model).items():
+        parameter.requires_grad_(_rate(settings, part_of(name)) != 0)
+    if not trained(model):
+        raise ValueError("Every learning rate is 0, so nothing would be trained.")
+
+
 def make_optimisers(settings: OptimiserSettings, model: nn.Module) -> list[Optimizer]:
-    """Optimisers of the trained parameters; parts whose learning rate is 0 are frozen first.
+    """Optimisers of the trained parameters, a group for each part of the model.
 
     Muon moves the matrices of both towers, AdamW what is left (embeddings, convolutions, norms, biases); it
     is for training from scratch. The reference fine-tunes its checkpoint with AdamW alone.
-
-    Raises:
-        ValueError: nothing is trained.
     """
-    rates = {"decoder": settings.lr, "vision": settings.vision_lr, "projector": settings.projector_lr}
     groups: dict[tuple[bool, str, bool], list[nn.Parameter]] = {}
     for name, parameter in trained(model).items():
         part = part_of(name)
-        rate = settings.lr if rates[part] is None else rates[part]
-        if rate == 0:
-            parameter.requires_grad_(False)
-            continue
         matrix = parameter.ndim == 2 and "embed" not in name
         by_muon = settings.kind == "muon" and matrix
         decays = matrix if settings.kind == "muon" else parameter.ndim > 1
         groups.setdefault((by_muon, part, decays), []).append(parameter)
-    if not groups:
-        raise ValueError("Every learning rate is 0, so nothing would be trained.")
     sorted_groups: dict[bool, list[dict[str, Any]]] = {}
     for (by_muon, part, decays), parameters in groups.items():
-        rate = settings.lr if rates[part] is None else rates[part]
+        rate = _rate(settings, part)
         group: dict[str, Any] = {"params": parameters, "lr": rate, BASE: rate}
         group["weight_decay"] = settings.weight_decay if decays else 0.0
         sorted_groups.setdefault(by_muon, []).append(group)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from training.augment import Augmentation
 
 
@@ -23,6 +25,11 @@ class ModelSettings:
     gradient_checkpointing: bool = False  # a third more arithmetic, activations of one layer at a time
     lora_rank: int = 0  # above 0: the decoder learns low-rank changes of its matrices only
     lora_alpha: float = 16.0  # their scale is alpha / rank
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`precision` as torch's."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def __post_init__(self) -> None:
         if self.lora_rank < 0:

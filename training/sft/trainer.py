@@ -7,32 +7,27 @@ import math
 import os
 import subprocess
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as distributed
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 from dtvla.policy.codec import ActionCodec, Normaliser
 from dtvla.policy.images import Camera, ImageSpec
 from dtvla.policy.spec import PolicySpec
+from training import parallel
 from training.batches import Batch, Changes, Collator, Row
+from training.checkpoint import save_policy
 from training.checkpoints import Checkpoints, full_weights, load_trainer, save_trainer
 from training.lora import merged_weights
 from training.sft.losses import Losses, compute_losses, token_weights
 from training.sft.models import Learner, make_learner
-from training.sft.optimisers import factor, make_optimisers, set_rates
+from training.sft.optimisers import factor, freeze, make_optimisers, set_rates
 from training.sft.settings import Sft
 from training.sources import Share, Source, open_source
-
-PATIENCE = timedelta(hours=2)  # the others wait while the first process evaluates
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Trainer:
     def __init__(self, config: Sft) -> None:
         self.config = config
         self.share = join()
-        self.device = pick_device(self.share)
+        self.device = torch.device(_device())
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         self.learner: Learner = make_learner(config.model, config.seed)
@@ -86,10 +81,14 @@ class Trainer:
             Changes(config.data.thought_dropout, config.data.other_words, config.data.augmentation),
         )
         model.to(self.device)
-        self.optimisers = make_optimisers(config.optimiser, model)
+        freeze(config.optimiser, model)
         if config.parallel == "shard":
-            shard(model, self.share.world, config.model.precision)
-            self.optimisers = make_optimisers(config.optimiser, model)
+            if not distributed.is_initialized():
+                raise ValueError(
+                    "parallel 'shard' needs torchrun: torchrun --nproc-per-node N -m training.sft ..."
+                )
+            parallel.shard(model, model, config.model.dtype)
+        self.optimisers = make_optimisers(config.optimiser, model)
         self.model = model
         self.step = 0
         self._unseen = [self._collator.batch(rows) for rows in _parts(self._held_out(), 32)]
@@ -125,7 +124,7 @@ class Trainer:
             for i in range(0, len(rows), size)
         ]
         weights = [float(token_weights(b.targets, self.layout, config.thought_weight).sum()) for b in batches]
-        whole = self._sum(sum(weights))
+        whole = _sum(sum(weights))
         self.model.zero_grad(set_to_none=True)
         found: list[Losses] = []
         for batch, weight in zip(batches, weights, strict=True):
@@ -134,16 +133,15 @@ class Trainer:
             (losses.loss * (weight * self.share.world / whole)).backward()
             found.append(losses)
         if config.parallel == "replicate":
-            average_gradients(self.model)
-        total = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip)
-        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+            parallel.average_gradients(self.model)
+        norm = parallel.clip_gradients(self.model, config.optimiser.clip)
         if math.isfinite(norm):  # else the step is left out, as one bad batch must not end the run
             for optimiser in self.optimisers:
                 optimiser.step()
         self.step += 1
         own = sum(float(losses.loss.detach()) * weight for losses, weight in zip(found, weights, strict=True))
         return StepFigures(
-            loss=self._sum(own) / whole,
+            loss=_sum(own) / whole,
             thought=_mean([losses.thought for losses in found]),
             action=_mean([losses.action for losses in found]),
             thought_accuracy=_mean([losses.thought_accuracy for losses in found]),
@@ -155,14 +153,6 @@ class Trainer:
         lower = self.config.model.precision == "bf16" and self.config.parallel == "replicate"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
             return compute_losses(self.model, batch, self.config.thought_weight)
-
-    def _sum(self, value: float) -> float:
-        """Over all processes."""
-        if self.share.world == 1:
-            return value
-        total = torch.tensor([value], dtype=torch.float64, device=self.device)
-        distributed.all_reduce(total)
-        return float(total)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -190,9 +180,6 @@ class Trainer:
             for key, value in figures.items():
                 sums.setdefault(key, []).append(value)
         self.model.train()
-        if isinstance(self.model, FSDPModule):
-            # Passes without a backward leave the root's weights whole, and the next gradients would be off.
-            self.model.reshard()
         return {key: float(np.mean(values)) for key, values in sums.items()}
 
     # --- checkpoints --------------------
@@ -212,16 +199,9 @@ class Trainer:
         settings = self.config.model
         if settings.lora_rank:
             weights = merged_weights(weights, settings.lora_alpha / settings.lora_rank)
-        weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        self.learner.tokenizer.save(str(folder / "tokenizer.json"))
-        files = {
-            "config.json": self.model.config.raw,
-            "norm_stats.json": {"action": self.normaliser.to_stats()},
-            "policy.json": self._spec().to_json(),
-        }
-        for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=1))
+        save_policy(folder, self.model.config, weights, self._spec(), self.learner.tokenizer)
+        stats = {"action": self.normaliser.to_stats()}
+        (folder / "norm_stats.json").write_text(json.dumps(stats, indent=1))
 
     def _spec(self) -> PolicySpec:
         config = self.config
@@ -245,11 +225,7 @@ class Trainer:
 
     def _position(self) -> dict[str, Any]:
         """How far the run is, and every process in its rows."""
-        states: list[Any] = [self.source.state_dict()]
-        if self.share.world > 1:
-            states = [None] * self.share.world
-            distributed.all_gather_object(states, self.source.state_dict())
-        return {"step": self.step, "sources": json.dumps(states)}
+        return {"step": self.step, "sources": json.dumps(parallel.gathered(self.source.state_dict()))}
 
     def resume(self) -> bool:
         """Goes on from the last checkpoint; False when there is none.
@@ -269,50 +245,13 @@ class Trainer:
 
 def join() -> Share:
     """This process's place under torchrun; alone without it."""
-    if "WORLD_SIZE" not in os.environ:
-        return Share()
-    if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    return Share(distributed.get_rank(), distributed.get_world_size())
+    if "WORLD_SIZE" in os.environ and not distributed.is_initialized():
+        parallel.begin(_device())
+    return Share(parallel.rank(), parallel.world())
 
 
-def pick_device(share: Share) -> torch.device:
-    """A GPU of this process's own where there is one."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", share.rank)) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
-
-
-def shard(model: nn.Module, world: int, precision: str) -> None:
-    """FSDP2: every process holds a share of every layer; needs torchrun, also with one process.
-
-    Raises:
-        ValueError: not under torchrun.
-    """
-    if not distributed.is_initialized():
-        raise ValueError("parallel 'shard' needs torchrun: torchrun --nproc-per-node N -m training.sft ...")
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    mesh = init_device_mesh(kind, (world,))
-    lower = torch.bfloat16 if precision == "bf16" else None
-    policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32 if lower else None)
-    towers = (model.language_model.model.layers, model.vision_tower.vision_model.encoder.layers)  # type: ignore[union-attr]
-    for layer in (layer for tower in towers for layer in tower):  # type: ignore[union-attr]
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-
-
-def average_gradients(model: nn.Module) -> None:
-    """Averages the gradients over all processes; nothing to do in a single one."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return
-    gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def git_commit() -> str:
@@ -325,6 +264,11 @@ def git_commit() -> str:
 
 def _parts(rows: list[Row], size: int) -> list[list[Row]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _sum(value: float) -> float:
+    """Over all processes."""
+    return float(parallel.total(torch.tensor([value], dtype=torch.float64)))
 
 
 def _mean(values: list[Tensor]) -> float:

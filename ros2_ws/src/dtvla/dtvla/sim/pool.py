@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from dtvla.sim.dealer import MOST_DEATHS, Dealer, Pair
 from dtvla.sim.results import EpisodeResult, EvalOptions, failed
@@ -22,10 +22,41 @@ class EvaluationRefused(RuntimeError):
     """No episode can be run; the message says why."""
 
 
+_Hired = TypeVar("_Hired", bound="Worker")
+
+
 @dataclass
-class _Worker:
+class Worker:
+    """A process at the other end of a pipe."""
+
+    end_timeout_s: ClassVar[float] = END_TIMEOUT_S
     process: Any
     pipe: Connection
+
+    @classmethod
+    def hire(cls: type[_Hired], context: Any, target: Callable[..., None], *arguments: Any) -> _Hired:
+        """Starts one; `target` gets the arguments and its end of the pipe."""
+        here, there = context.Pipe()
+        process = context.Process(target=target, args=(*arguments, there), daemon=True)
+        process.start()
+        there.close()  # else its death would not close the pipe
+        return cls(process, here)
+
+    def fate(self) -> str:
+        """How it ended, in words: it has just closed its pipe."""
+        self.process.join(self.end_timeout_s)
+        status = self.process.exitcode
+        if status is None:
+            return "fell silent"
+        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+    def dismiss(self) -> None:
+        """Lets it end, and ends it if it does not."""
+        self.pipe.close()
+        self.process.join(self.end_timeout_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
 def run(work: Work, options: EvalOptions, pairs: Iterable[Pair], workers: int) -> Iterator[EpisodeResult]:
@@ -44,7 +75,7 @@ def run(work: Work, options: EvalOptions, pairs: Iterable[Pair], workers: int) -
     """
     dealer = Dealer(pairs)
     context = multiprocessing.get_context("spawn")  # a renderer does not survive a fork
-    crew: dict[int, _Worker] = {}
+    crew: dict[int, Worker] = {}
     try:
         for number in range(min(workers, len(dealer))):
             crew[number] = _hire(context, work, options, dealer.deal(number))
@@ -60,7 +91,7 @@ def run(work: Work, options: EvalOptions, pairs: Iterable[Pair], workers: int) -
                     _go_on(crew, number, dealer.deal(number))
                     continue
                 lost = dealer.died(number)
-                _dismiss(crew.pop(number))
+                crew.pop(number).dismiss()
                 if lost is not None:
                     yield failed(*lost, f"The worker process {result}.")
                 if dealer.hopeless:
@@ -72,47 +103,32 @@ def run(work: Work, options: EvalOptions, pairs: Iterable[Pair], workers: int) -
         for worker in crew.values():
             worker.process.terminate()
         for worker in crew.values():
-            _dismiss(worker)
+            worker.dismiss()
 
 
-def _hire(context: Any, work: Work, options: EvalOptions, first: Pair | None) -> _Worker:
-    here, there = context.Pipe()
-    process = context.Process(target=_worker, args=(work, options, there), daemon=True)
-    process.start()
-    there.close()  # else its death would not close the pipe
-    here.send(first)
-    return _Worker(process, here)
+def _hire(context: Any, work: Work, options: EvalOptions, first: Pair | None) -> Worker:
+    worker = Worker.hire(context, _worker, work, options)
+    worker.pipe.send(first)
+    return worker
 
 
-def _go_on(crew: dict[int, _Worker], number: int, pair: Pair | None) -> None:
+def _go_on(crew: dict[int, Worker], number: int, pair: Pair | None) -> None:
     """Gives a worker its next episode, or lets it go."""
     try:
         crew[number].pipe.send(pair)
     except OSError:
         return  # it has just died: its end of the pipe says so on the next turn
     if pair is None:
-        _dismiss(crew.pop(number))
+        crew.pop(number).dismiss()
 
 
-def _receive(worker: _Worker) -> EpisodeResult | EvaluationRefused | str:
+def _receive(worker: Worker) -> EpisodeResult | EvaluationRefused | str:
     """What a worker handed in; or, in words, how it died."""
     try:
         received: EpisodeResult | EvaluationRefused = worker.pipe.recv()
         return received
     except (EOFError, OSError):
-        worker.process.join(END_TIMEOUT_S)
-        status = worker.process.exitcode
-        if status is None:
-            return "fell silent"
-        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-
-def _dismiss(worker: _Worker) -> None:
-    worker.pipe.close()
-    worker.process.join(END_TIMEOUT_S)
-    if worker.process.is_alive():
-        worker.process.kill()
-        worker.process.join()
+        return worker.fate()
 
 
 def _worker(work: Work, options: EvalOptions, pipe: Connection) -> None:

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.policy.backends import Logits, Pass
+from dtvla.policy.backends.lineup import line_up
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.layout import NEVER, Bounds
-
-_IDLE = Bounds(1, NEVER, 1, 0)
 
 
 class OnnxRuntimeBatch:
@@ -51,32 +49,20 @@ class OnnxRuntimeBatch:
         Raises:
             ValueError: not one entry per sequence, or rows that do not fit into the cache.
         """
-        if len(passes) != self.size:
-            raise ValueError(f"{len(passes)} passes for {self.size} sequences.")
+        ids, bounds = line_up(passes, self.size, self._length)
         asked = [step for step in passes if step is not None]
-        rows = max(len(step.ids) for step in asked)
-        ids = np.zeros((self.size, rows), np.int64)
-        bounds = np.tile(np.array(_IDLE, np.int32), (self.size, 1))
         images = max((len(step.features) for step in asked if step.features is not None), default=0)
         features = np.zeros((self.size, images, self._hidden), np.float32)
         for b, step in enumerate(passes):
-            if step is None:
-                continue
-            if step.bounds.q_start + rows > self._length:
-                raise ValueError(
-                    f"{rows} rows from position {step.bounds.q_start} on exceed the cache of {self._length}."
-                )
-            ids[b, : len(step.ids)] = step.ids
-            bounds[b] = step.bounds
-            if step.features is not None:
+            if step is not None and step.features is not None:
                 features[b, : len(step.features)] = step.features
         think = sorted({row for step in asked for row in step.think_rows})
         act = sorted({row for step in asked for row in step.action_rows})
         inputs = {
             "ids": ids,
             "features": features,
-            "bounds": bounds,
-            "write_index": bounds[:, 3].astype(np.int64),
+            "bounds": bounds.astype(np.int32),
+            "write_index": np.ascontiguousarray(bounds[:, 3]),
             "think_rows": np.array(think, np.int64),
             "act_rows": np.array(act, np.int64),
         }

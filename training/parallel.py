@@ -1,4 +1,4 @@
-"""Several processes as one learner: FSDP2 shards, sums over processes, gradients clipped together."""
+"""Several processes as one learner: FSDP2 shards, sums over processes, gradients averaged and clipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from training.model import DeepThinkVLA
 
-PATIENCE = timedelta(hours=12)  # processes wait for each other's rollouts
+PATIENCE = timedelta(hours=12)  # processes wait for each other's rollouts, and for evaluations
 
 
 def begin(device: str) -> None:
@@ -85,13 +85,29 @@ def layers(model: DeepThinkVLA) -> list[nn.Module]:
 
 
 def shard(whole: nn.Module, model: DeepThinkVLA, precision: torch.dtype) -> None:
-    """Spreads parameters, gradients and optimiser state over the processes; nothing to do in a single one."""
+    """Spreads parameters, gradients and optimiser state over the processes; nothing to do in a single one.
+
+    The root gives its weights back after every pass: else one without a backward (a validation) leaves them
+    whole, and the next gradients are off.
+    """
     if not distributed.is_initialized():
         return
     policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32)
     for layer in layers(model):
         fully_shard(layer, mp_policy=policy)
     fully_shard(whole, mp_policy=policy, reshard_after_forward=True)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Averages the gradients of replicated models over all processes; nothing to do in a single one."""
+    if world() == 1:
+        return
+    gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    distributed.all_reduce(flat)
+    flat /= world()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def clip_gradients(module: nn.Module, limit: float) -> float:
