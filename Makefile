@@ -36,10 +36,13 @@ MINUTES := 20
 soak: dev ## Runs the graph for MINUTES=20 and watches memory, threads, files; writes docs/results/soak.md
 	@$(python) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
-bench: dev ## Measures decision latency, ROS overhead, simulator speed, and our decision against torch
+bench: dev ## Measures decision latency, ROS overhead, simulator speed, our decision against torch, training
 	@$(python) -m model_export.midsize runs/midsize
 	@$(python) -m dtvla.cli bench --thoughts 500 --episodes 60 --larger runs/midsize $(ARGS)
 	@$(python) -m model_export.bench
+	@$(python) -m training.collect --episodes 4 --out runs/bench_data
+	@$(python) -m training.sft.bench --data runs/bench_data --output docs/results/training_speed.json
+	@$(python) -m training.rl.bench --checkpoint training/policies/embedded --output docs/results/training_speed.json
 
 gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorRT engines; writes docs/results/gpu-*.json
 	@$(python) -m model_export.gpu_check $(ARGS)

@@ -42,7 +42,7 @@ class Batch:
     ids: Tensor  # [B, S]; action slots are layout.SLOT, pads layout.pad
     targets: Tensor  # [B, S] the next id at every supervised row, -100 elsewhere
     prefix_len: Tensor  # [B]
-    action_start: Tensor  # [B] index of `<action>`
+    action_start: Tensor  # [B] index of `<action>`; behind the end where actions follow one by one
     length: Tensor  # [B]
 
     def to(self, device: torch.device) -> Batch:
@@ -78,6 +78,9 @@ class Collator:
         tokenizer, layout, codec, normaliser: the policy's.
         prompt_prefix: in front of the task when a thought is asked for.
         changes: what is changed when a row is drawn with a generator.
+        one_by_one: actions follow each other as words do, each row seeing what was before it, true actions
+            among that: the baseline that hybrid attention is compared with. Else they are empty slots that
+            see each other.
     """
 
     def __init__(
@@ -88,7 +91,10 @@ class Collator:
         normaliser: Normaliser,
         prompt_prefix: str,
         changes: Changes | None = None,
+        *,
+        one_by_one: bool = False,
     ) -> None:
+        self._one_by_one = one_by_one
         self.layout, self._changes = layout, changes or Changes()
         self._tokenizer, self._codec, self._normaliser = tokenizer, codec, normaliser
         self._prefix = prompt_prefix
@@ -115,6 +121,10 @@ class Collator:
             targets[i, prompt - 1 : prompt - 1 + len(supervised)] = supervised
             thought = len(row_ids) - prompt - len(self._tail)
             bounds[:, i] = prompt, prompt + thought - 1, len(row_ids)
+            if self._one_by_one:
+                known = ids[i] == SLOT
+                ids[i, known] = supervised[-len(self._tail) : -len(self._tail) + self.layout.slots]
+                bounds[1, i] = size  # no row sees what is behind it
         pixels = np.stack([self._look(row, None if rngs is None else rngs[i]) for i, row in enumerate(rows)])
         prefix, start, length = torch.from_numpy(bounds)
         return Batch(

@@ -184,23 +184,25 @@ class HybridAttention(nn.Module):
         self.v_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden_size, bias=False)
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries, rotated keys and values of these rows."""
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries of the rows from `first` on, rotated keys and values of all these rows."""
         b, s, _ = x.shape
         c = self.c
-        q = self.q_proj(x).view(b, s, c.heads, c.head_dim).transpose(1, 2)
+        asking = x[:, first:] if first else x
+        q = self.q_proj(asking).view(b, s - first, c.heads, c.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(b, s, c.kv_heads, c.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(b, s, c.kv_heads, c.head_dim).transpose(1, 2)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        turn = (cos[:, :, first:], sin[:, :, first:]) if first else (cos, sin)
+        return rotate(q, *turn), rotate(k, cos, sin), v
 
     def merge(self, out_BNSD: Tensor) -> Tensor:
         """Concatenates the heads and projects back."""
         b, _, s, _ = out_BNSD.shape
         return self.o_proj(out_BNSD.transpose(1, 2).reshape(b, s, -1))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = self.project(x, cos, sin)
-        return self.merge(attend(q, k, v, mask))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, first: int = 0) -> Tensor:
+        q, k, v = self.project(x, cos, sin, first)
+        return self.merge(attend(q, k, v, mask if mask is None else mask[:, :, first:]))
 
 
 def attend(q_BNSD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
@@ -233,8 +235,8 @@ class GemmaLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = GemmaMLP(c)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, first: int = 0) -> Tensor:
+        x = x[:, first:] + self.self_attn(self.input_layernorm(x), cos, sin, mask, first)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -287,8 +289,9 @@ class DeepThinkVLA(nn.Module):
         """
         features = self.image_features(pixels_N3WW)
         features = features.reshape(len(ids_BS), -1, features.shape[-1])
-        hidden = self.hidden(self.embed(ids_BS, features), positions_BS, mask_B1SS)
-        return self.logits(hidden[rows_BS][None])[0]
+        first = int(rows_BS.any(0).int().argmax())
+        hidden = self.hidden(self.embed(ids_BS, features), positions_BS, mask_B1SS, first)
+        return self.logits(hidden[rows_BS[:, first:]][None])[0]
 
     def image_features(self, pixels_N3WW: Tensor) -> Tensor:
         """Features [N, T, H] of normalised images, before the decoder's scaling by sqrt(H)."""
@@ -313,19 +316,23 @@ class DeepThinkVLA(nn.Module):
             x = torch.where(pictured, features_BFH.to(x.dtype).gather(1, index), x)
         return x
 
-    def hidden(self, embeds_BSH: Tensor, positions_BS: Tensor, mask_B1SS: Tensor | None) -> Tensor:
-        """Final hidden states [B, S, H] (after the last norm) of whole sequences.
+    def hidden(
+        self, embeds_BSH: Tensor, positions_BS: Tensor, mask_B1SS: Tensor | None, first: int = 0
+    ) -> Tensor:
+        """Final hidden states [B, S - first, H] (after the last norm) of whole sequences.
 
         Args:
             embeds_BSH: unscaled input embeddings.
             positions_BS: 1-based positions.
             mask_B1SS: True where a row may look; None lets every row see every key.
+            first: rows before it are not asked for: the last layer only takes keys and values of them.
         """
         c = self.config.text
         x = embeds_BSH * torch.tensor(c.hidden_size**0.5, dtype=embeds_BSH.dtype, device=embeds_BSH.device)
         cos, sin = rope_tables(positions_BS, c.head_dim, c.rope_theta)
-        for layer in self.decoder.layers:
-            x = layer(x, cos, sin, mask_B1SS)
+        last = len(self.decoder.layers) - 1
+        for number, layer in enumerate(self.decoder.layers):
+            x = layer(x, cos, sin, mask_B1SS, first if number == last else 0)
         return self.decoder.norm(x)
 
     def logits(self, hidden_BRH: Tensor, begin: int = 0, end: int | None = None) -> Tensor:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -30,12 +31,13 @@ class Recipe:
     out: Path = Path("runs/policy")  # the bundle
     data: Path = Path("data/embedded")
     run: Path = Path("runs/sft/tiny")
-    episodes: int = 120  # of each task, by the expert
+    episodes: int = 100  # of each task, by the expert
     detours: int = 60  # of each task, first towards something else
-    driven: int = 30  # of each task, by the learner
-    half: int = 2200  # steps before the learner drives
-    steps: int = 4500
+    driven: int = 24  # of each task, by the learner
+    half: int = 2000  # steps before the learner drives
+    steps: int = 4000
     processes: int = 2  # of recording and training
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the training; bf16 needs a CPU that has it (avx512_bf16)
 
 
 def commands(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
@@ -51,6 +53,7 @@ def commands(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.processes)]
     train = [*launcher, "-m", "training.sft", "--config", "tiny", "--threads", "1", "--out", str(recipe.run)]
     train += ["--data.folder", str(recipe.data), "--steps", str(recipe.steps)]
+    train += ["--model.precision", recipe.precision]
     learner = recipe.run / "learner"
     if not learner.is_dir():
         yield "the first half of the training", [*train, "--stop-after", str(recipe.half)]
@@ -62,10 +65,12 @@ def commands(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
         driven = ["--policy", str(learner), "--seed0", str(LEARNER), "--episodes", str(recipe.driven)]
         yield f"{suite}: the learner drives", [*collect, "--suite", suite, *driven, "--every", "5"]
     yield "the second half of the training", train
+    release = str(recipe.run / "release")
+    yield "the checkpoint to hand on", ["-m", "training.release", str(recipe.run / "best"), release]
     yield (
         "the bundle",
         [
-            *("-m", "model_export", str(recipe.run / "best"), "--out", str(recipe.out)),
+            *("-m", "model_export", release, "--out", str(recipe.out)),
             *("--precision", "int8", "--calibrate", str(recipe.data)),
         ],
     )

@@ -141,6 +141,7 @@ def test_unknown_keys_and_impossible_values_are_refused(tmp_path):
         ('checkpoint = "a"\n[rollout]\ngroup = 1', "compares at least 2"),
         ('checkpoint = "a"\n[rollout]\nthought_temperature = 0.0', "above 0"),
         ('checkpoint = "a"\n[loss.faults]\nunmasked_scores = true', "play_on"),
+        ('checkpoint = "a"\n[rollout]\nvariation = "fog:2"', "no variation 'fog'"),
         ('checkpoint = "a"\n[loss]\naggregation = "mean"', "token_mean"),
     ):
         path = tmp_path / "config.toml"

@@ -20,6 +20,7 @@ from training.checkpoint import (
 )
 from training.config import ModelConfig
 from training.model import DeepThinkVLA
+from training.release import Release, halved, release
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 STATS = {"q01": [-0.5] * 7, "q99": [0.5] * 7}
@@ -102,6 +103,22 @@ def test_half_precision_weights_are_widened_exactly(model, folder):
     save_file(tensors, folder / "model.safetensors")
     loaded = load_model(folder)
     assert all(torch.equal(v, tensors[k].float()) for k, v in loaded.state_dict().items())
+
+
+def test_a_released_checkpoint_is_half_as_large_and_otherwise_the_same(folder, tmp_path):
+    out = tmp_path / "released"
+    release(Release(str(folder), out))
+    small, whole = load_policy(out), load_policy(folder)
+    weights = whole.model.state_dict()
+    assert all(torch.equal(v, weights[k].half().float()) for k, v in small.model.state_dict().items())
+    assert json.dumps(small.spec.to_json()) == json.dumps(load_policy(out).spec.to_json())
+    assert small.spec.normaliser.to_stats() == whole.spec.normaliser.to_stats()
+    assert {v.dtype for v in load_file(out / "model.safetensors").values()} == {torch.float16}
+
+
+def test_weights_that_half_precision_cannot_hold_are_named():
+    with pytest.raises(CheckpointError, match=r"a\.weight holds numbers that float16"):
+        halved({"a.weight": torch.tensor([1.0, 7e4])})
 
 
 def test_a_missing_tensor_is_named(folder):

@@ -17,15 +17,19 @@ import torch
 from safetensors.torch import load_file
 
 from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.decoding import act_one_by_one, prefill
+from dtvla.policy.layout import NEVER, Bounds
 from dtvla.policy.prompt import prompt_ids
 from training.augment import augment
 from training.batches import Changes, Collator
+from training.cached import TorchBackend
 from training.checkpoint import load_policy
 from training.checkpoints import Checkpoints, TrainingError
 from training.collect import save_episode
 from training.data import DatasetError, Row
 from training.instructions import SENTENCES, in_other_words
 from training.lora import add_adapters, merged_weights
+from training.model import hybrid_mask
 from training.settings import SettingsError, configs, load, parse
 from training.sft.__main__ import run
 from training.sft.losses import compute_losses
@@ -176,12 +180,13 @@ def test_checkpoints_keep_the_newest_and_the_best(tmp_path: Path) -> None:
     assert checkpoints.best() == (tmp_path / "step_000002").resolve()
 
 
-def _collator(changes: Changes | None = None) -> tuple[Collator, Any]:
+def _collator(changes: Changes | None = None, *, one_by_one: bool = False) -> tuple[Collator, Any]:
     learner = make_learner(ModelSettings(), 0)
     layout = learner.model.config.layout
     codec = ActionCodec(layout.bins, layout.action_begin, 1)
     normaliser = Normaliser(np.full(7, -1.0), np.full(7, 1.0), np.arange(7) < 6)
-    return Collator(learner.tokenizer, layout, codec, normaliser, SMALL_PREFIX, changes), learner
+    arguments = learner.tokenizer, layout, codec, normaliser, SMALL_PREFIX, changes
+    return Collator(*arguments, one_by_one=one_by_one), learner
 
 
 ROW = Row(np.zeros((2, 96, 96, 3), np.uint8), np.zeros((10, 7), np.float32), THOUGHT, TASK)
@@ -195,6 +200,37 @@ def test_a_dropped_thought_takes_the_thinking_prompt_with_it() -> None:
     assert batch.ids[0, :n].tolist() == prompt_ids(learner.tokenizer, layout, TASK, "").tolist()
     assert batch.ids[0, n : n + 3].tolist() == [layout.think, layout.end_think, layout.action]
     assert int(batch.action_start[0]) == n + 2
+
+
+def test_the_baseline_learns_the_very_rows_that_it_decides_with_one_by_one() -> None:
+    collator, learner = _collator(one_by_one=True)
+    model, layout = learner.model.eval(), learner.model.config.layout
+    batch = collator.batch([ROW])
+    prompt, thought = int(batch.prefix_len[0]), int((batch.ids[0] == layout.action).nonzero()[-1]) + 1
+    backend = TorchBackend(model, learner.cache_length)
+    with torch.no_grad():
+        features = model.image_features(batch.pixels).flatten(0, 1).numpy()
+        prefill(backend, batch.ids[0, :prompt].numpy(), features)
+        said = batch.ids[0, prompt:thought].numpy()
+        backend.decode(said[:-1], Bounds(prompt, NEVER, thought - 1, prompt))
+        logits = act_one_by_one(backend, layout, prompt, said)
+        taught = torch.from_numpy(logits.argmax(-1)) + layout.action_begin
+        batch.ids[0, thought : thought + layout.slots] = taught
+        rows = torch.zeros_like(batch.ids, dtype=torch.bool)
+        rows[0, thought - 1 : thought - 1 + layout.slots] = True
+        size = batch.ids.shape[1]
+        mask = hybrid_mask(batch.prefix_len, batch.action_start, batch.length, size)
+        learned = model(batch.ids, batch.pixels, torch.arange(1, size + 1)[None], mask, rows)
+    learned = learned[:, layout.action_begin : layout.action_end + 1].numpy()
+    np.testing.assert_allclose(learned, logits, atol=2e-5)
+
+
+def test_a_run_says_how_its_policy_decides() -> None:
+    assert Sft().decoding == "hybrid"
+    assert Sft(actions="one_by_one").decoding == "autoregressive"
+    assert Sft(data=DataSettings(thought_dropout=1.0)).decoding == "none"
+    with pytest.raises(ValueError, match="two baselines"):
+        Sft(actions="one_by_one", data=DataSettings(thought_dropout=1.0))
 
 
 def test_other_words_say_the_same_task_and_leave_other_tasks_alone() -> None:

@@ -9,18 +9,20 @@ from dataclasses import replace
 from multiprocessing.pool import Pool
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from dtvla.cli_sim import task_numbers
 from dtvla.nodes.world import World
-from dtvla.sim.deciders import RandomActions, script
+from dtvla.policy.runner import Policy
+from dtvla.sim.deciders import RandomActions, Swapped, script
 from dtvla.sim.evaluation import EpisodeResult, EvalOptions, evaluate, plan
 from dtvla.sim.results import (
     Journal,
     begun_options,
+    mean_agreement,
     pack_actions,
     read_journal,
     unpack_actions,
@@ -54,6 +56,33 @@ def test_the_expert_solves_the_embedded_tasks_and_its_thoughts_are_true(recorded
     _, results = read_journal(recorded)
     assert [(r.task, r.seed) for r in results] == [(0, 10_000), (1, 10_000)]
     assert all(r.success and r.phase_stated == r.target_within_3cm == 1.0 for r in results)
+    assert all(r.agreement == {"target": 1.0, "side": 1.0, "phase": 1.0} for r in results)
+
+
+def test_a_swapped_thought_is_about_another_task_and_the_prompt_about_this_one() -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Told:
+        def think(self, images: Any, instruction: str) -> str:
+            asked.append(("think", instruction))
+            return f"thought about {instruction}"
+
+        def act(self, images: Any, instruction: str, thought: str) -> str:
+            asked.append(("act", instruction))
+            return thought
+
+    decider = Swapped(cast(Policy, Told()), ["the can", "the block", "the box", "the tin"])
+    assert decider.decide({}, "the box") == "thought about the can"
+    assert asked == [("think", "the can"), ("act", "the box")]
+    with pytest.raises(ValueError, match="own words"):
+        EvalOptions("random", decoding="swapped", variation="instruction:2")
+
+
+def test_agreement_is_weighed_by_decisions_and_left_out_where_it_is_not_known() -> None:
+    known = replace(EPISODE, decisions=1, agreement={"side": 0.0}), replace(EPISODE, decisions=3)
+    right = replace(EPISODE, decisions=3, agreement={"side": 1.0})
+    assert mean_agreement([*known, right]) == {"side": 0.75}
+    assert mean_agreement([EPISODE]) == {}
 
 
 @pytest.mark.sim

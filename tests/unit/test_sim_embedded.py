@@ -12,7 +12,14 @@ from dtvla.policy.runner import Policy
 from dtvla.sim.embedded import RECEPTACLES, SUITES, TASKS
 from dtvla.sim.env import IDLE_ACTION, SimEnv, list_tasks, upright
 from dtvla.sim.expert import Expert, Phase
-from dtvla.sim.thoughts import check_thought, describe_next, describe_offset, parse_thought, thought
+from dtvla.sim.thoughts import (
+    agreement,
+    check_thought,
+    describe_next,
+    describe_offset,
+    parse_thought,
+    thought,
+)
 from training.collect import other_labels, record_episode
 
 pytestmark = pytest.mark.sim
@@ -218,6 +225,36 @@ def test_a_thought_reads_back_as_what_it_was_written_from(offset, phase):
     assert parsed.noun == "can"
     assert parsed.phase is phase
     assert np.abs(parsed.offset - offset).max() <= 0.005 + 1e-9
+
+
+TRUE = "From back to front: can, box. The can is 3 cm left, 2 cm back, 9 cm below. Next: move above it."
+CARRIED = "The can is in the gripper. The {} is 9 cm left, 2 cm back, 9 cm below. Next: carry it to the {}."
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        (TRUE, set()),
+        (TRUE.replace("9 cm", "4 cm"), set()),  # a distance is judged by `check_thought`
+        (TRUE.replace("The can", "The green block"), {"target"}),
+        (TRUE.replace("left", "right"), {"side"}),
+        (TRUE.replace("move above it", "go down to it"), {"phase"}),
+        ("", {"target", "side", "phase"}),
+    ],
+)
+def test_a_thought_agrees_with_the_simulator_in_target_side_and_phase(said, wrong):
+    assert {key for key, right in agreement(said, TRUE).items() if not right} == wrong
+
+
+def test_a_thought_that_carries_to_the_wrong_receptacle_does_not_agree_in_its_target():
+    wrong = agreement(CARRIED.format("tray", "tray"), CARRIED.format("basket", "basket"))
+    assert wrong == {"target": False, "side": True, "phase": True}
+
+
+def test_the_side_of_what_stands_in_the_middle_is_not_asked_for():
+    middle = TRUE.replace("3 cm left", "1 cm right")
+    assert agreement(TRUE, middle)["side"]
+    assert not agreement(middle, TRUE)["side"]
 
 
 def test_a_garbled_thought_states_nothing():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,11 +23,13 @@ from rich.console import Console
 
 from dtvla.policy.layout import TokenLayout
 from dtvla.sim.env import list_tasks
+from dtvla.sim.results import machine
 from training.rl import playing
 from training.rl.settings import Evaluation, Rollout
 from training.rl.trajectory import Job, Trajectory
 from training.rl.workers import READY, Lost, Weights, Work, Workers
 from training.settings import parse
+from training.sft.bench import add_figures
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class RlBench:
 
     checkpoint: str
     episodes: int = 4  # of each way, after the warm-up
+    output: Path | None = None  # JSON file for the figures; others in it stay
     rollout: Rollout = field(default_factory=partial(Rollout, thought_tokens=64, first_seed=400_000))
 
 
@@ -137,6 +140,9 @@ def main(config: RlBench) -> None:
         f"{found.decision_tokens:.0f} thought tokens per decision)",
         highlight=False,
     )
+    if config.output is not None:
+        figures = asdict(found) | {"share": found.share, "cpu_share": found.cpu_share, "machine": machine()}
+        add_figures(config.output, "rollouts", figures)
 
 
 def command(arguments: Sequence[str] | None = None) -> None:

@@ -297,6 +297,7 @@ def evaluation_jobs(settings: Rl) -> list[Job]:
         episodes=own.episodes,
         seed0=own.first_seed,
         tasks=rollout.tasks,
+        variation=rollout.variation,
     )
     try:
         return [Job(task, seed, greedy=True) for task, seed in plan(options)]

@@ -22,6 +22,7 @@ from dtvla.policy.runner import Decision
 from dtvla.policy.spec import PolicySpec
 from dtvla.sim.env import Observation, SimEnv
 from dtvla.sim.evaluation import run_episode
+from dtvla.sim.variations import Variation
 from training.checkpoint import Policy as Checkpoint
 from training.checkpoint import read_config, read_spec
 from training.rl.settings import Rollout
@@ -153,7 +154,8 @@ class Stage:
         settings = self._settings
         if self._env is None or self._env.info.index != task:
             self.close()
-            self._env = SimEnv(settings.suite, task, image_size=settings.image_size)
+            variation = Variation.parse(settings.variation)
+            self._env = SimEnv(settings.suite, task, image_size=settings.image_size, variation=variation)
             self._limit = self._env.info.max_steps
         self._env.info = replace(self._env.info, max_steps=max_steps or self._limit)
         return self._env

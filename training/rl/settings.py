@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dtvla.sim.variations import Variation
 from training.rl_math import Aggregation, KlKind
 
 
@@ -16,6 +17,7 @@ class Rollout:
 
     suite: str = "embedded"
     tasks: tuple[int, ...] = ()  # empty: all of the suite
+    variation: str = ""  # how the world differs, also in the evaluation: light:2 (`dtvla.sim.variations`)
     first_seed: int = 0  # of each task; in LIBERO's suites seeds are the fixed initial states
     seeds: int = 50  # per task
     prompts: int = 64  # groups of an iteration, over all processes
@@ -39,6 +41,7 @@ class Rollout:
     play_on: bool = False  # to the step limit, also after success, as the reference does
 
     def __post_init__(self) -> None:
+        Variation.parse(self.variation)
         _positive(self, "seeds", "prompts", "max_rounds", "thought_tokens", "workers", "servers")
         if self.device != "cpu" and not self.ray:
             raise ValueError(

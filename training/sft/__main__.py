@@ -92,7 +92,7 @@ def _keep(trainer: Trainer, writer: SummaryWriter | None, console: Console, best
     due = config.closed_loop.every and step % config.closed_loop.every == 0
     if due or (config.closed_loop.every and step == config.steps):
         if writer is not None:
-            result = score(checkpoint, config.closed_loop)
+            result = score(checkpoint, config.closed_loop, config.decoding)
             solved = result.share
             found |= {"closed_loop/solved": solved, "closed_loop/thoughts_within_3cm": result.near}
             console.print(f"  closed loop: {result.solved} of {result.episodes} ({result.errors} errors)")

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dtvla.policy.options import Decoding
 from dtvla.sim.evaluation import evaluate
 from dtvla.sim.results import EpisodeResult, EvalOptions
 from training.checkpoints import TrainingError
@@ -36,7 +37,7 @@ class Score:
         return self.solved / max(1, self.episodes)
 
 
-def score(checkpoint: Path, settings: LoopSettings) -> Score:
+def score(checkpoint: Path, settings: LoopSettings, decoding: Decoding = "hybrid") -> Score:
     """Exports a checkpoint and plays its episodes; each result goes into `closed_loop.jsonl` beside it.
 
     Raises:
@@ -55,6 +56,7 @@ def score(checkpoint: Path, settings: LoopSettings) -> Score:
                 suite=suite,
                 episodes=settings.episodes,
                 seed0=settings.seed0,
+                decoding=decoding,
                 workers=max(1, settings.workers),  # a renderer and torch do not live in one process
             )
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from dtvla.policy.options import Decoding
 from training.augment import Augmentation
 
 
@@ -91,6 +92,7 @@ class Sft:
     batch: int = 32  # samples of a step, over all processes and micro-batches
     micro_batch: int | None = None  # samples of one pass in one process; None: all of its share
     thought_weight: float = 5.0  # weight of a thought token against an action token (the reference: 1)
+    actions: Literal["parallel", "one_by_one"] = "parallel"  # hybrid attention, or all tokens causal
     execute_steps: int = 5  # rows of a chunk that the runtime executes per decision
     thought_cap: int = 64  # most tokens of a thought at run time
     parallel: Literal["replicate", "shard"] = "replicate"  # under torchrun; shard: FSDP2
@@ -111,3 +113,12 @@ class Sft:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         if self.parallel == "shard" and self.optimiser.kind == "muon":
             raise ValueError("parallel 'shard' splits every matrix, and muon needs whole ones; take adamw.")
+        if self.actions == "one_by_one" and self.data.thought_dropout == 1:
+            raise ValueError("actions 'one_by_one' and thought_dropout 1 are two baselines; take one.")
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the policy has learned to decide."""
+        if self.actions == "one_by_one":
+            return "autoregressive"
+        return "none" if self.data.thought_dropout == 1 else "hybrid"

@@ -72,13 +72,14 @@ class Trainer:
         self.checkpoints = Checkpoints(config.out, config.keep)
         self.normaliser = self._normaliser()
         self.codec = ActionCodec(self.layout.bins, self.layout.action_begin, self.learner.decode_shift)
-        self._collator = Collator(
+        self.collator = Collator(
             self.learner.tokenizer,
             self.layout,
             self.codec,
             self.normaliser,
             self.learner.prompt_prefix,
             Changes(config.data.thought_dropout, config.data.other_words, config.data.augmentation),
+            one_by_one=config.actions == "one_by_one",
         )
         model.to(self.device)
         freeze(config.optimiser, model)
@@ -91,7 +92,7 @@ class Trainer:
         self.optimisers = make_optimisers(config.optimiser, model)
         self.model = model
         self.step = 0
-        self._unseen = [self._collator.batch(rows) for rows in _parts(self._held_out(), 32)]
+        self._unseen = [self.collator.batch(rows) for rows in _parts(self._held_out(), 32)]
 
     def _normaliser(self) -> Normaliser:
         """A run that goes on keeps its normalisation, also when episodes were added."""
@@ -120,7 +121,7 @@ class Trainer:
         rngs = [np.random.default_rng((config.seed, self.step, place)) for place in places]
         size = config.micro_batch or len(rows)
         batches = [
-            self._collator.batch(rows[i : i + size], rngs[i : i + size]).to(self.device)
+            self.collator.batch(rows[i : i + size], rngs[i : i + size]).to(self.device)
             for i in range(0, len(rows), size)
         ]
         weights = [float(token_weights(b.targets, self.layout, config.thought_weight).sum()) for b in batches]

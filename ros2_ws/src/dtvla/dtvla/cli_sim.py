@@ -40,7 +40,7 @@ def evaluate(
     workers: int = 0,
     image_size: int = 128,
     thinking: Thinking = "drafts",
-    decoding: Decoding = "hybrid",
+    decoding: Decoding | Literal["swapped"] = "hybrid",
     delay: str = "",
     chunk_mode: ChunkMode = "open_loop",
     chunk_seam: ChunkSeam = "cut",
@@ -74,7 +74,7 @@ def evaluate(
             same words); lagging acts on the thought about the image before.
         decoding: The variants that the paper compares: hybrid thinks, then acts in one parallel pass;
             autoregressive acts value by value; masked and random act on an empty or a random thought;
-            none leaves the thinking prompt out as well.
+            none leaves the thinking prompt out as well; swapped acts on a thought about another task.
         delay: Seconds from picture to chunk (0 to 1), or measured: the world moves on meanwhile, and chunks
             are executed by the controller's own executor. Default: the world waits.
         chunk_mode: How chunks are executed, with a delay; as the controller node's parameter.
@@ -196,11 +196,13 @@ def success_tables(results: list[EpisodeResult]) -> list[Table]:
     """Success by task and in all with 95 % intervals, and how the failures ended."""
     from rich.table import Column, Table
 
-    from dtvla.sim.results import OUTCOMES, wilson
+    from dtvla.sim.results import OUTCOMES, mean_agreement, wilson
 
     ran = [result for result in results if not result.error]
     thinks = any(result.phase_stated > 0 for result in ran)  # LIBERO's policies say it in other words
     columns = ["solved", "rate", "95 % interval", *(["thoughts within 3 cm"] if thinks else [])]
+    agrees = thinks and all(result.agreement for result in ran)  # not in records of earlier versions
+    columns += ["right target, side, phase"] if agrees else []
     view = Table(Column("task", overflow="fold"), *columns)
     endings = Table(Column("task", overflow="fold"), *OUTCOMES[1:], title="How the failures ended")
     names = sorted({result.task_name for result in ran})
@@ -211,6 +213,9 @@ def success_tables(results: list[EpisodeResult]) -> list[Table]:
             counts = [f"{hits} of {len(group)}", f"{hits / len(group):.0%}", f"{low:.0%} to {high:.0%}"]
             if thinks:
                 counts.append(f"{sum(result.target_within_3cm for result in group) / len(group):.0%}")
+            if agrees:
+                shares = mean_agreement(group).values()
+                counts.append(", ".join(f"{100 * share:.0f}" for share in shares) + " %")
             last = name == (names or ["all"])[-1]
             view.add_row(name, *counts, end_section=last)
             failed = (str(sum(result.outcome == ending for result in group)) for ending in OUTCOMES[1:])

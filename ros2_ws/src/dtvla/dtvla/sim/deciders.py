@@ -7,6 +7,7 @@ shows that the world gives the same episode for the same actions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.policy.runner import Policy
 from dtvla.sim import embedded
 from dtvla.sim.env import ACTION_DIM, Observation, SimEnv
 from dtvla.sim.expert import Expert, Job, Phase
@@ -28,6 +30,28 @@ class Decider(Protocol):
     def reset(self) -> None: ...
 
     def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Any: ...
+
+
+class Swapped:
+    """A policy that acts on what it thinks of these pictures when told another task.
+
+    Args:
+        policy: decides as it was trained to.
+        instructions: of the suite's tasks; the one half of them further on is thought about.
+    """
+
+    def __init__(self, policy: Policy, instructions: Sequence[str]) -> None:
+        self._policy = policy
+        turn = max(1, len(instructions) // 2)  # tasks beside each other may differ in the receptacle alone
+        shifted = [*instructions[turn:], *instructions[:turn]]
+        self._other = dict(zip(instructions, shifted, strict=True))
+
+    def reset(self) -> None:
+        self._policy.reset()
+
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Any:
+        thought = self._policy.think(images, self._other[instruction])
+        return self._policy.act(images, instruction, thought)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.sim import embedded
 from dtvla.sim.env import CONTROL_PERIOD_S, POSITION_SCALE_M, Observation, SimEnv
+from dtvla.sim.expert import Expert
 from dtvla.sim.motion import Motion
 from dtvla.sim.results import EpisodeResult, outcome, pack_actions
-from dtvla.sim.thoughts import check_thought
+from dtvla.sim.thoughts import agreement, check_thought, thought
 
 LIFTED_M = 0.04  # an object this far above where it lay was picked up, not pushed
 NEAR_M = 0.03  # a thought that places its object so close to where it is tells the truth
@@ -40,6 +42,11 @@ class EpisodeRecord:
         self._errors_m: list[float | None] = []
         self._seams: list[int] = []
         self._held = 0
+        self._agreements: list[dict[str, bool]] = []
+        self._witness: Expert | None = None  # knows what is true in the embedded suites
+        if env.info.suite in embedded.SUITES:
+            self._witness = Expert(env.scene)
+            self._witness.act(obs)
 
     @property
     def fingerprint(self) -> str:
@@ -52,6 +59,8 @@ class EpisodeRecord:
         self._decided_at.append(obs.step)
         self._latencies_s.append(seconds)
         self._errors_m.append(check_thought(decision.thought, obs))
+        if self._witness is not None:
+            self._agreements.append(agreement(decision.thought, thought(self._witness, obs)))
 
     def stepped(
         self, action: NDArray[np.float64], obs: Observation, *, seam: bool = False, held: bool = False
@@ -68,6 +77,8 @@ class EpisodeRecord:
             self._seams.append(len(self._actions))
         self._held += held
         self._obs = obs
+        if self._witness is not None:
+            self._witness.act(obs)
         self._actions.append(action)
         self._positions.append(obs.ee_position)
         self._states.update(self._env.state().tobytes())
@@ -76,7 +87,7 @@ class EpisodeRecord:
 
     def result(self) -> EpisodeResult:
         """The episode as it stands."""
-        info, obs = self._env.info, self._obs
+        info, obs, agreed = self._env.info, self._obs, self._agreements
         near = [error is not None and error < NEAR_M for error in self._errors_m]
         stated = [error is not None for error in self._errors_m]
         commands = [np.asarray(action)[:3] * POSITION_SCALE_M for action in self._actions]
@@ -97,4 +108,5 @@ class EpisodeRecord:
             actions=pack_actions(self._actions),
             decided_at=tuple(self._decided_at),
             motion=asdict(motion),
+            agreement={key: float(np.mean([a[key] for a in agreed])) for key in (agreed or [{}])[0]},
         )

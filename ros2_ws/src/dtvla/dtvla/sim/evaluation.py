@@ -19,7 +19,7 @@ from dtvla.policy.runner import Policy
 from dtvla.policy.spec import PolicySpec
 from dtvla.sim import embedded, libero_suites, pool
 from dtvla.sim.dealer import Pair
-from dtvla.sim.deciders import Decider, Script, script
+from dtvla.sim.deciders import Decider, Script, Swapped, script
 from dtvla.sim.delay import Delay, run_delayed
 from dtvla.sim.env import SimEnv, list_tasks
 from dtvla.sim.episode import EpisodeRecord
@@ -150,7 +150,8 @@ def player(options: EvalOptions, policy: Decider, spec: PolicySpec) -> Play:
 
 def decision_options(options: EvalOptions) -> DecisionOptions:
     """How a policy decides under these options."""
-    return DecisionOptions(options.decoding, drafts=options.thinking != "plain")
+    decoding = "hybrid" if options.decoding == "swapped" else options.decoding
+    return DecisionOptions(decoding, drafts=options.thinking != "plain")
 
 
 def _own_player(options: EvalOptions) -> Play:
@@ -161,6 +162,8 @@ def _own_player(options: EvalOptions) -> Play:
     threads = threads_per_worker(options)
     loaded = Policy.load(options.policy, options.backend, threads, decision_options(options))
     policy: Decider = LaggingPolicy(loaded) if options.thinking == "lagging" else loaded
+    if options.decoding == "swapped":
+        policy = Swapped(loaded, [info.language for info in list_tasks(options.suite)])
     return player(options, policy, loaded.bundle.spec)
 
 

@@ -151,10 +151,11 @@ def check(options: EvalOptions) -> None:
     Raises:
         ValueError: an option that is for evaluations in process.
     """
-    if options.thinking == "lagging" or options.decoding == "autoregressive" or options.delay == "measured":
+    alone = options.decoding in ("autoregressive", "swapped")
+    if options.thinking == "lagging" or alone or options.delay == "measured":
         raise ValueError(
             "Policy servers decide for several simulators at once: --thinking lagging, --decoding "
-            "autoregressive and --delay measured are for --in-process."
+            "autoregressive or swapped, and --delay measured are for --in-process."
         )
 
 

@@ -25,7 +25,7 @@ from dtvla.policy.errors import plain
 from dtvla.policy.options import BackendName, Decoding, Thinking
 from dtvla.sim import assets, embedded
 from dtvla.sim.reading import read
-from dtvla.sim.variations import Variation
+from dtvla.sim.variations import INSTRUCTION, Variation
 
 OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
 SUMMARY, JOURNAL = "results.json", "episodes.jsonl"
@@ -51,7 +51,7 @@ class EvalOptions:
     tasks: tuple[int, ...] = ()  # empty: all tasks of the suite
     trials: int | None = None  # episodes per task; given, it stands in for `episodes`
     thinking: Thinking = "drafts"
-    decoding: Decoding = "hybrid"  # one of the variants that the paper compares
+    decoding: Decoding | Literal["swapped"] = "hybrid"  # one of the variants that the paper compares
     delay: float | Literal["measured"] | None = None  # seconds from picture to chunk; None: the world waits
     chunk_mode: ChunkMode = "open_loop"  # how chunks are executed, with a delay
     chunk_seam: ChunkSeam = "cut"
@@ -81,7 +81,9 @@ class EvalOptions:
             raise ValueError("Chunks in open_loop follow each other without a passage: leave --chunk-seam.")
 
     def _check_variation(self) -> None:
-        Variation.parse(self.variation)
+        variation = Variation.parse(self.variation)
+        if self.decoding == "swapped" and variation is not None and variation.name == INSTRUCTION:
+            raise ValueError("Thoughts are swapped by the suite's own words; leave --variation instruction.")
 
     @property
     def first_seed(self) -> int:
@@ -116,6 +118,7 @@ class EpisodeResult:
     actions: str = ""  # what was executed; see `pack_actions`
     decided_at: tuple[int, ...] = ()  # the step at which each thought was thought
     motion: dict[str, float] = field(default_factory=dict)  # see `dtvla.sim.motion.Motion`
+    agreement: dict[str, float] = field(default_factory=dict)  # shares: see `dtvla.sim.thoughts.agreement`
 
 
 def failed(task: int, seed: int, error: str, name: str = "") -> EpisodeResult:
@@ -296,6 +299,16 @@ def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def mean_agreement(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """The shares of thoughts that agree with the simulator, over the decisions of all episodes."""
+    knowing = [result for result in results if result.agreement]
+    decisions = sum(result.decisions for result in knowing)
+    return {
+        key: sum(result.agreement[key] * result.decisions for result in knowing) / decisions
+        for key in (knowing[0].agreement if knowing else ())
+    }
+
+
 def machine() -> str:
     """The machine that results were made on."""
     return f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
@@ -320,6 +333,7 @@ def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeRes
         "successes": successes,
         "success_rate": successes / len(ran) if ran else None,
         "interval_95": wilson(successes, len(ran)),
+        "thoughts_right": mean_agreement(ran),
         "results": [{k: v for k, v in asdict(r).items() if k not in LARGE} for r in results],
     }
     path.write_text(json.dumps(summary, indent=1))

@@ -27,6 +27,8 @@ NEXT = {
     Phase.PLACE: "lower it into the {place}",
     Phase.RELEASE: "open the gripper",
 }
+MIDDLE_M = 0.011  # nearer to the middle than this, a whole centimetre says left or right by chance
+_SUBJECT = re.compile(r"[Tt]he ([a-z ]+?) is ")
 _AXES = (("forward", "back"), ("left", "right"), ("above", "below"))
 
 
@@ -86,7 +88,7 @@ class ParsedThought:
 
 def parse_thought(text: str) -> ParsedThought:
     """Reads a thought back into numbers; what is not stated, or garbled, is None."""
-    noun = re.search(r"[Tt]he ([a-z ]+?) is ", text)
+    noun = _SUBJECT.search(text)
     offset = None
     found = re.search(
         r"\b([0-9]{1,4}) cm (left|right), ([0-9]{1,4}) cm (forward|back), ([0-9]{1,4}) cm (above|below)", text
@@ -98,6 +100,28 @@ def parse_thought(text: str) -> ParsedThought:
     following = re.search(r"Next: ([a-z ]+)\.", text)
     phase = _PHASE_OF.get(following[1]) if following else None
     return ParsedThought(noun[1] if noun else None, offset, phase)
+
+
+def agreement(text: str, true: str) -> dict[str, bool]:
+    """Whether a thought says what is true of the same moment: `target`, `side` and `phase`.
+
+    Args:
+        text: the thought.
+        true: what the expert thinks there (`thought`).
+
+    Returns: `target`: it speaks of the same object, and of the same receptacle once that matters; `side`: it
+        sees it on the same side, left or right (true where it is less than a centimetre off the middle);
+        `phase`: the same is to be done next.
+    """
+    said, meant = parse_thought(text), parse_thought(true)
+    side = False
+    if said.offset is not None and meant.offset is not None:
+        side = abs(meant.offset[1]) < MIDDLE_M or said.offset[1] * meant.offset[1] > 0
+    return {
+        "target": _SUBJECT.findall(text) == _SUBJECT.findall(true),
+        "side": bool(side),
+        "phase": said.phase is not None and said.phase is meant.phase,
+    }
 
 
 def check_thought(text: str, obs: Observation) -> float | None:
