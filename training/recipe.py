@@ -31,9 +31,9 @@ class Recipe:
     out: Path = Path("runs/policy")  # the bundle
     data: Path = Path("data/embedded")
     run: Path = Path("runs/sft/tiny")
-    episodes: int = 100  # of each task, by the expert
+    episodes: int = 80  # of each task, by the expert
     detours: int = 60  # of each task, first towards something else
-    driven: int = 24  # of each task, by the learner
+    driven: int = 20  # of each task, by the learner
     half: int = 2000  # steps before the learner drives
     steps: int = 4000
     processes: int = 2  # of recording and training
