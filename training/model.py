@@ -9,6 +9,8 @@ Reference: DeepThinkVLA (arXiv 2511.15669), sft/modeling_deepthinkvla.py.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -169,6 +171,16 @@ def rotate(x_BNSD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+class Early(NamedTuple):
+    """The first rows of all sequences, which look at the first keys alone: those of the prompts."""
+
+    rows: int
+    keys: int
+
+
+NOBODY = Early(0, 0)
+
+
 class HybridAttention(nn.Module):
     """Grouped-query attention under a mask that the caller gives.
 
@@ -184,15 +196,17 @@ class HybridAttention(nn.Module):
         self.v_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden_size, bias=False)
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries of the rows from `first` on, rotated keys and values of all these rows."""
+    def project(
+        self, x: Tensor, cos: Tensor, sin: Tensor, asking: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, keys and values of these rows; queries of the last ones, `asking`, alone."""
         b, s, _ = x.shape
         c = self.c
-        asking = x[:, first:] if first else x
-        q = self.q_proj(asking).view(b, s - first, c.heads, c.head_dim).transpose(1, 2)
+        own = x if asking is None else asking
+        q = self.q_proj(own).view(b, own.shape[1], c.heads, c.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(b, s, c.kv_heads, c.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(b, s, c.kv_heads, c.head_dim).transpose(1, 2)
-        turn = (cos[:, :, first:], sin[:, :, first:]) if first else (cos, sin)
+        turn = (cos, sin) if asking is None else (cos[:, :, -own.shape[1] :], sin[:, :, -own.shape[1] :])
         return rotate(q, *turn), rotate(k, cos, sin), v
 
     def merge(self, out_BNSD: Tensor) -> Tensor:
@@ -200,13 +214,34 @@ class HybridAttention(nn.Module):
         b, _, s, _ = out_BNSD.shape
         return self.o_proj(out_BNSD.transpose(1, 2).reshape(b, s, -1))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, first: int = 0) -> Tensor:
-        q, k, v = self.project(x, cos, sin, first)
-        return self.merge(attend(q, k, v, mask if mask is None else mask[:, :, first:]))
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, early: Early = NOBODY,
+        *, late_only: bool = False,
+    ) -> Tensor:  # fmt: skip
+        if late_only:
+            q, k, v = self.project(x, cos, sin, x[:, early.rows :])
+            return self.merge(attend(q, k, v, mask if mask is None else mask[:, :, early.rows :]))
+        q, k, v = self.project(x, cos, sin)
+        return self.merge(attend(q, k, v, mask, early))
 
 
-def attend(q_BNSD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention; `mask` is bool [B, 1, S, S'] (True = may look) or None for all."""
+def attend(
+    q_BNSD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None, early: Early = NOBODY
+) -> Tensor:
+    """Scaled dot-product attention; `mask` is bool [B, 1, S, S'] (True = may look) or None for all.
+
+    What `early` rows do not look at is not computed: they are half of a sequence, and look at half of it.
+    """
+    rows, keys = early
+    if not rows or mask is None:
+        return _attend(q_BNSD, k_BKSD, v_BKSD, mask)
+    begin = _attend(q_BNSD[:, :, :rows], k_BKSD[:, :, :keys], v_BKSD[:, :, :keys], mask[:, :, :rows, :keys])
+    return torch.cat([begin, _attend(q_BNSD[:, :, rows:], k_BKSD, v_BKSD, mask[:, :, rows:])], 2)
+
+
+def _attend(q_BNSD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
+    if q_BNSD.device.type == "cpu":  # its kernel shares keys among heads; CUDA's would leave the fast ones
+        return F.scaled_dot_product_attention(q_BNSD, k_BKSD, v_BKSD, attn_mask=mask, enable_gqa=True)
     groups = q_BNSD.shape[1] // k_BKSD.shape[1]
     k, v = k_BKSD.repeat_interleave(groups, 1), v_BKSD.repeat_interleave(groups, 1)
     return F.scaled_dot_product_attention(q_BNSD, k, v, attn_mask=mask)
@@ -235,8 +270,13 @@ class GemmaLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = GemmaMLP(c)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, first: int = 0) -> Tensor:
-        x = x[:, first:] + self.self_attn(self.input_layernorm(x), cos, sin, mask, first)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, early: Early = NOBODY,
+        *, late_only: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Hidden states of all rows, or of those behind the early ones."""
+        seen = self.self_attn(self.input_layernorm(x), cos, sin, mask, early, late_only=late_only)
+        x = (x[:, early.rows :] if late_only else x) + seen
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -289,7 +329,7 @@ class DeepThinkVLA(nn.Module):
         """
         features = self.image_features(pixels_N3WW)
         features = features.reshape(len(ids_BS), -1, features.shape[-1])
-        first = int(rows_BS.any(0).int().argmax())
+        first = int(rows_BS.any(0).int().argmax())  # rows before it are prompt in all samples
         hidden = self.hidden(self.embed(ids_BS, features), positions_BS, mask_B1SS, first)
         return self.logits(hidden[rows_BS[:, first:]][None])[0]
 
@@ -326,13 +366,19 @@ class DeepThinkVLA(nn.Module):
             positions_BS: 1-based positions.
             mask_B1SS: True where a row may look; None lets every row see every key.
             first: rows before it are not asked for: the last layer only takes keys and values of them.
+                They may look at anything, but where they look at the beginning alone, no more is computed.
         """
         c = self.config.text
         x = embeds_BSH * torch.tensor(c.hidden_size**0.5, dtype=embeds_BSH.dtype, device=embeds_BSH.device)
         cos, sin = rope_tables(positions_BS, c.head_dim, c.rope_theta)
+        early = NOBODY
+        if first and mask_B1SS is not None:
+            seen = mask_B1SS[:, :, :first].any(2).flatten(0, 1).any(0)
+            early = Early(first, int(seen.nonzero().max()) + 1)
         last = len(self.decoder.layers) - 1
         for number, layer in enumerate(self.decoder.layers):
-            x = layer(x, cos, sin, mask_B1SS, first if number == last else 0)
+            x = layer(x, cos, sin, mask_B1SS, early, late_only=bool(early.rows) and number == last)
+        x = x if early.rows == first else x[:, first:]
         return self.decoder.norm(x)
 
     def logits(self, hidden_BRH: Tensor, begin: int = 0, end: int | None = None) -> Tensor:

@@ -30,6 +30,7 @@ from training.data import DatasetError, Row
 from training.instructions import SENTENCES, in_other_words
 from training.lora import add_adapters, merged_weights
 from training.model import hybrid_mask
+from training.onednn import OneDnnLinear
 from training.settings import SettingsError, configs, load, parse
 from training.sft.__main__ import run
 from training.sft.losses import compute_losses
@@ -287,6 +288,38 @@ def test_adapters_begin_at_the_model_and_leave_no_trace(data: Path, tmp_path: Pa
     fresh = make_learner(ModelSettings(), lora.seed).model
     add_adapters(fresh.decoder, 2, 16.0, 1)
     assert furthest(merged_weights(dict(fresh.state_dict()), 8.0), dict(start.state_dict())) == 0
+
+
+def test_onednn_multiplies_as_torch_does_and_keeps_the_names() -> None:
+    found = []
+    for flag in (False, True):
+        model = make_learner(ModelSettings(onednn=flag), 3).model
+        loss = compute_losses(
+            model, _collator()[0].batch([ROW, replace(ROW, thought="Next: lift it.")]), 5.0
+        ).loss
+        loss.backward()
+        found.append((float(loss.detach()), {name: p.grad for name, p in model.named_parameters()}))
+    (loss, gradients), (other, others) = found
+    assert loss == pytest.approx(other, rel=1e-6)
+    assert gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6)
+    assert any(type(module) is OneDnnLinear for module in model.modules())
+
+
+def test_rows_that_are_not_asked_for_change_nothing_behind_them() -> None:
+    collator, learner = _collator()
+    model = learner.model.eval()
+    batch = collator.batch([ROW, replace(ROW, thought="Next: lift it.", instruction="Pick up the can")])
+    size, first = batch.ids.shape[1], int(batch.prefix_len.min()) - 1
+    mask = hybrid_mask(batch.prefix_len, batch.action_start, batch.length, size)
+    with torch.no_grad():
+        features = model.image_features(batch.pixels).reshape(2, -1, model.config.text.hidden_size)
+        embeds, positions = model.embed(batch.ids, features), torch.arange(1, size + 1)[None]
+        whole = model.hidden(embeds, positions, mask)
+        parts = [model.hidden(embeds, positions, mask, rows) for rows in (first, first + 20)]
+    torch.testing.assert_close(parts[0], whole[:, first:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts[1], whole[:, first + 20 :], rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:

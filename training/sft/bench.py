@@ -65,7 +65,7 @@ def settings(bench: SftBench, scratch: Path, processes: int) -> Sft:
         batch=bench.batch,
         thought_weight=1.0,
         threads=(os.cpu_count() or 1) // processes,
-        model=ModelSettings(init=str(scratch / "checkpoint")),
+        model=ModelSettings(init=str(scratch / "checkpoint"), onednn=True),
         data=DataSettings(bench.data, augmentation="none", hold_out=0),
         optimiser=OptimiserSettings("adamw", 3e-4, weight_decay=0.0, warmup=0, final_share=1.0),
     )

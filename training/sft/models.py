@@ -16,6 +16,7 @@ from training.checkpoint import load_model, read_config, read_json, read_tokeniz
 from training.config import ModelConfig
 from training.lora import add_adapters
 from training.model import DeepThinkVLA
+from training.onednn import use_onednn
 from training.sft.settings import ModelSettings
 from training.tokenizer import train_tokenizer
 
@@ -130,6 +131,8 @@ def make_learner(settings: ModelSettings, seed: int) -> Learner:
     else:
         learner = _from_checkpoint(settings.init)
     model = learner.model.train()
+    if settings.onednn:
+        use_onednn(model)
     if settings.lora_rank:
         add_adapters(model.decoder, settings.lora_rank, settings.lora_alpha, seed)
     if settings.gradient_checkpointing:
