@@ -1,7 +1,7 @@
 """Products of float32 matrices by oneDNN instead of the BLAS that torch calls.
 
 On the AMD processors here oneDNN multiplies the small policy's matrices a fifth faster than torch's MKL (101
-against 81 GFLOP/s at 3,312 x 192 x 512); an Intel processor may see no difference. Sums are rounded otherwise.
+against 81 GFLOP/s at 3,312 x 192 x 512); an Intel processor may see no difference. Sums round otherwise.
 """
 
 from __future__ import annotations
