@@ -1,16 +1,19 @@
-"""The comparison with transformers' Trainer compares equals; the ablation says what it compared."""
+"""What compares and shows trainings: the bench beside transformers' Trainer, the ablation, curves."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from dtvla.policy.codec import ActionCodec, Normaliser
 from training.ablation import Row as AblationRow
 from training.ablation import _named, draw, table
 from training.batches import Collator
 from training.checkpoint import load_model, read_config, read_tokenizer
+from training.curves import draw as draw_curves
+from training.curves import read
 from training.data import Row
 from training.sft.bench import Theirs, add_figures, write_checkpoint
 from training.sft.losses import compute_losses
@@ -61,6 +64,20 @@ def test_the_ablation_writes_a_table_and_a_picture(tmp_path):
     assert lines[2] == "| hybrid | its own thought | 3 of 4 (75 %) | 30 to 95 % | 3 of 4 |"
     draw(tmp_path / "picture.png", rows, "solved")
     assert (tmp_path / "picture.png").stat().st_size > 5_000
+
+
+def test_curves_are_read_from_a_run_and_a_folder_without_any_is_named(tmp_path):
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for step in (1, 2):
+            writer.add_scalar("rl/success", step / 4, step)
+            writer.add_scalar("train/thought", 1 / step, step)
+    found = read(tmp_path / "run")
+    assert found["rl/success"] == ([1, 2], [0.25, 0.5])
+    draw_curves({"one": found, "other": found}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no scalars"):
+        read(tmp_path / "empty")
 
 
 def test_another_policy_of_the_ablation_needs_a_name():
