@@ -42,7 +42,6 @@ bench: dev ## Measures decision latency, ROS overhead, simulator speed, our deci
 	@$(python) -m model_export.bench
 	@$(python) -m training.collect --episodes 4 --out runs/bench_data
 	@$(python) -m training.sft.bench --data runs/bench_data --output docs/results/training_speed.json
-	@$(python) -m training.rl.bench --checkpoint training/policies/embedded --output docs/results/training_speed.json
 
 gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorRT engines; writes docs/results/gpu-*.json
 	@$(python) -m model_export.gpu_check $(ARGS)

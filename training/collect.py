@@ -18,6 +18,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,6 +131,18 @@ def other_tasks(env: SimEnv) -> list[EmbeddedTask]:
     return [task for task in SUITES[env.info.suite].tasks if task is not env.scene]
 
 
+def _arrived(task: EmbeddedTask, obs: Observation, home: Observation) -> tuple[Expert, NDArray[np.float64]]:
+    """An expert in the phase in which one that had come here would be, and its action [7]."""
+    expert = Expert(task)
+    before: Phase | None = None
+    expert.reset(home)
+    action = expert.act(obs)
+    while expert.phase in BEFORE_LIFT and expert.phase is not before:
+        before = expert.phase
+        action = expert.act(obs)
+    return expert, action
+
+
 def predict_chunk(
     expert: Expert, obs: Observation, movement_m: NDArray[np.float64], action: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -152,9 +165,17 @@ def predict_chunk(
 
 
 def other_labels(
-    env: SimEnv, expert: Expert, obs: Observation, movement_m: NDArray[np.float64], home: Observation
+    env: SimEnv,
+    expert: Expert,
+    obs: Observation,
+    action: NDArray[np.float64],
+    movement_m: NDArray[np.float64],
+    home: Observation,
 ) -> tuple[list[str], NDArray[np.float32]]:
     """What the experts of the other tasks would think and do on this observation.
+
+    For a task with the same object that is what `expert` thinks and does, which has just chosen `action`; an
+    expert that was not there is asked until it knows where it stands: it goes one phase on at a time.
 
     Returns: their thoughts and chunks [O, H, 7], in the suite's order; thoughts are empty once the target has
     been lifted, for from there on the actions depend on contacts that are not predicted.
@@ -164,11 +185,12 @@ def other_labels(
     if expert.phase not in BEFORE_LIFT:
         return [""] * len(chunks), chunks
     for i, task in enumerate(others):
-        other = Expert(task)
-        other.reset(home)
-        action = other.act(obs)
+        if task.target == env.scene.target:
+            other, first = copy(expert), action
+        else:
+            other, first = _arrived(task, obs, home)
         thoughts.append(thought(other, obs))
-        chunks[i] = predict_chunk(other, obs, movement_m, action)
+        chunks[i] = predict_chunk(other, obs, movement_m, first)
     return thoughts, chunks
 
 
@@ -203,7 +225,7 @@ def record_episode(
             break
         actions.append(action)
         if obs.images:
-            others, chunks = other_labels(env, expert, obs, movement, home)
+            others, chunks = other_labels(env, expert, obs, action, movement, home)
             rows["frames"].append(step)
             rows["images"].append(np.stack([obs.images["agentview"], obs.images["wrist"]]))
             rows["thoughts"].append(thought(expert, obs))

@@ -1,9 +1,9 @@
 """A checkpoint to hand on: the weights in half precision, without the trainer's state.
 
-    python -m training.release runs/sft/tiny/best training/policies/embedded
+    python -m training.release runs/sft/tiny/best my_checkpoint
 
-The bundles that ship are exported from what this writes, so that a run that goes on from it (`python -m
-training.rl --checkpoint ...`) begins with the policy that was measured.
+`training.recipe` exports its bundle from what this writes, so that a run that goes on from it (`python -m training.rl
+--checkpoint ...`) begins with the policy that was measured.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ def corpus(thinking_prefix: str) -> Iterator[str]:
         yield f"The {task.noun} is in the gripper. The {place} is {offset}. Next: {following}."
         yield f"The {task.noun} is over the {place}."
         yield describe_order(thing.noun for thing in suite.things)
+        yield describe_order(RECEPTACLES[category] for category, _ in suite.receptacles)
         yield f"{thinking_prefix}Task: {task.language.lower()};\n"
 
 

@@ -52,7 +52,7 @@ def describe_offset(offset: NDArray[np.floating]) -> str:
 
 
 def describe_order(nouns: Iterable[str]) -> str:
-    """The objects on the table, named in their order from the robot's base to the viewer.
+    """The objects (or receptacles) on the table, named in their order from the robot's base to the viewer.
 
     Naming what stands where comes before saying where the target is: the model finds the target's place in
     its own words. Without it a policy learned to place three objects to the centimetre and took the named
@@ -66,14 +66,16 @@ def thought(expert: Expert, obs: Observation) -> str:
     noun = expert.task.noun
     place = RECEPTACLES[expert.task.place.removesuffix("_1")]
     if expert.phase in BEFORE_LIFT:
-        there = (thing for thing in THINGS if thing.target in obs.objects)
-        order = sorted(there, key=lambda thing: obs.objects[thing.target][0])
+        nouns = {thing.target: thing.noun for thing in THINGS}
         where = f"The {noun} is {describe_offset(expert.grasp_point(obs) - obs.ee_position)}."
-        where = f"{describe_order(thing.noun for thing in order)} {where}"
     else:
         held = f"over the {place}" if expert.phase is Phase.RELEASE else "in the gripper"
         offset = describe_offset(obs.objects[expert.task.place] - obs.ee_position)
         where = f"The {noun} is {held}. The {place} is {offset}."
+        nouns = {f"{category}_1": noun for category, noun in RECEPTACLES.items()}
+    there = sorted((name for name in nouns if name in obs.objects), key=lambda name: obs.objects[name][0])
+    if len(there) > 1:
+        where = f"{describe_order(nouns[name] for name in there)} {where}"
     return f"{where} Next: {describe_next(expert.phase, place)}."
 
 
