@@ -2,8 +2,8 @@
 
     python -m training.release runs/sft/tiny/best my_checkpoint
 
-`training.recipe` exports its bundle from what this writes, so that a run that goes on from it (`python -m training.rl
---checkpoint ...`) begins with the policy that was measured.
+`training.recipe` exports its bundle from what this writes, so that a run that goes on from it (`python -m
+training.rl --checkpoint ...`) begins with the policy that was measured.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class EpisodeRecord:
         self._witness: Expert | None = None  # knows what is true in the embedded suites
         if env.info.suite in embedded.SUITES:
             self._witness = Expert(env.scene)
-            self._witness.act(obs)
+        self._truths: dict[int, str] = {}  # what it thinks, by step: a decision may come steps after its look
+        self._witnessed(obs)
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +61,7 @@ class EpisodeRecord:
         self._latencies_s.append(seconds)
         self._errors_m.append(check_thought(decision.thought, obs))
         if self._witness is not None:
-            self._agreements.append(agreement(decision.thought, thought(self._witness, obs)))
+            self._agreements.append(agreement(decision.thought, self._truths.get(obs.step, "")))
 
     def stepped(
         self, action: NDArray[np.float64], obs: Observation, *, seam: bool = False, held: bool = False
@@ -77,13 +78,17 @@ class EpisodeRecord:
             self._seams.append(len(self._actions))
         self._held += held
         self._obs = obs
-        if self._witness is not None:
-            self._witness.act(obs)
+        self._witnessed(obs)
         self._actions.append(action)
         self._positions.append(obs.ee_position)
         self._states.update(self._env.state().tobytes())
         high = [name for name, position in obs.objects.items() if position[2] > self._rest[name] + LIFTED_M]
         self._lifted |= dict.fromkeys(high)
+
+    def _witnessed(self, obs: Observation) -> None:
+        if self._witness is not None:
+            self._witness.act(obs)
+            self._truths[obs.step] = thought(self._witness, obs)
 
     def result(self) -> EpisodeResult:
         """The episode as it stands."""
