@@ -93,7 +93,7 @@ def test_ticks_of_any_length_keep_velocity_acceleration_and_box(
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(limit_sets, ticks, st.integers(0, 2**32 - 1))
-@example(RateLimits(velocity=1.7, acceleration=13.0, jerk=6500.0), 0.05, 1898049)  # five ticks of 50 ms
+@example(RateLimits(velocity=1.7, acceleration=13.0, jerk=6500.0), 0.05, 1898049)  # once five ticks: a detour
 def test_a_hold_comes_to_rest_in_the_time_that_the_limits_need(
     limits: RateLimits, dt_s: float, seed: int
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_hold_comes_to_rest_in_the_time_that_the_limits_need(
     while not limiter.at_rest:
         limiter.step(np.zeros(3), dt_s)
         spent += dt_s
-    assert spent <= 2.0 * needed + 3 * dt_s  # braking harder, evenly and less: each may take a tick more
+    assert spent <= 2.0 * needed + 2 * dt_s
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

@@ -119,6 +119,11 @@ def _longest(points: Vector) -> float:
 Plan = tuple[Segment, ...]  # one after the other; behind the last one, its last velocity goes on
 
 
+def duration_s(plan: Plan) -> float:
+    """How long a plan takes to its last velocity."""
+    return sum(segment.duration_s for segment in plan)
+
+
 def _cut(points: Vector, share: float) -> tuple[Vector, Vector]:
     """Control points of both parts of a Bézier curve (de Casteljau's algorithm)."""
     left, right = [points[0]], [points[-1]]

@@ -18,6 +18,7 @@ from dtvla.control.profile import (
     RateLimits,
     advance,
     direct_plan,
+    duration_s,
     keeps,
     settled_plan,
     track,
@@ -30,6 +31,8 @@ Vector = NDArray[np.float64]
 BRAKING_SHARE = 0.25
 # And the last stretch is covered at most by this share per tick.
 APPROACH_PER_TICK = 0.25
+# How many times as long as the way that first takes back the acceleration a single smooth change may take.
+LONGEST_DETOUR = 2.0
 
 
 def approach_speed(distance: float, limits: RateLimits, dt_s: float) -> float:
@@ -110,12 +113,12 @@ class RateLimiter:
         if self._going is not None and np.array_equal(self._going[0], target):
             plans.append(self._going[1])  # so that a lasting request is reached in a finite time
         direct = direct_plan(self.velocity, self.acceleration, target, self.limits)
-        if direct is not None:
-            plans.append(direct)
         settled = settled_plan(self.velocity, self.acceleration, target, self.limits)
-        if keeps(settled, self.limits):
-            plans.append(settled)
-        return plans
+        ways = [settled] if keeps(settled, self.limits) else []
+        if direct is not None:  # the smoother one, unless an acceleration the other way makes it a detour
+            detour = bool(ways) and duration_s(direct) > LONGEST_DETOUR * duration_s(settled)
+            ways.insert(len(ways) if detour else 0, direct)
+        return plans + ways
 
     def _follow(self, target: Vector, plan: Plan, dt_s: float) -> bool:
         """Follows `plan` for one tick if a way to rest is known behind it."""
