@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from dtvla.sim.results import (
     wilson,
     write_results,
 )
+from training.commands import run_step, torchrun
 
 # How the policies differ in their training, and how each decides first of all.
 TRAINED: dict[str, tuple[list[str], list[str]]] = {
@@ -86,20 +86,17 @@ def train(config: Ablation, console: Console) -> None:
         RuntimeError: a training failed.
     """
     for name, (changes, _) in TRAINED.items():
-        run = _folder(config, name)
-        common = [
+        train = [*torchrun(config.processes), "-m", "training.sft", "--threads", "1"]
+        train += [
             "--config",
             config.config,
-            "--threads",
-            "1",
             "--out",
-            str(run),
+            str(_folder(config, name)),
             "--steps",
             str(config.steps),
         ]
-        common += ["--data.folder", str(config.data), "--model.precision", config.precision]
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes)]
-        _run([*launcher, "-m", "training.sft", *common, "--closed-loop.every", "0", *changes], name, console)
+        train += ["--data.folder", str(config.data), "--model.precision", config.precision]
+        _run([*train, "--closed-loop.every", "0", *changes], name, console)
 
 
 def bundles(config: Ablation, console: Console) -> Iterator[tuple[str, Path, list[str]]]:
@@ -214,9 +211,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _run(arguments: list[str], what: str, console: Console) -> None:
-    console.print(f"[bold]{what}[/]  [dim]python {' '.join(arguments)}[/]")
-    if subprocess.run([sys.executable, *arguments], check=False).returncode != 0:
-        raise RuntimeError(f"{what} stopped. The same command goes on from there.")
+    if run_step(what, arguments, console) != 0:
+        raise RuntimeError(f"{what} did not end well.")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ have done (DAgger: Ross et al. 2011), trains on, and exports the checkpoint that
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import tyro
 from rich.console import Console
 
 from dtvla.sim.embedded import SUITES
+from training.commands import run_step, torchrun
 
 DETOURS, LEARNER = 200_000, 300_000  # first seeds; the expert's own are 100,000 and up
 
@@ -50,8 +49,8 @@ def commands(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
             [*own, "--detours", "--seed0", str(DETOURS), "--episodes", str(recipe.detours), "--every", "2"],
         )
         yield f"{suite}: the expert", [*own, "--episodes", str(recipe.episodes)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.processes)]
-    train = [*launcher, "-m", "training.sft", "--config", "tiny", "--threads", "1", "--out", str(recipe.run)]
+    train = [*torchrun(recipe.processes), "-m", "training.sft", "--config", "tiny", "--threads", "1"]
+    train += ["--out", str(recipe.run)]
     train += ["--data.folder", str(recipe.data), "--steps", str(recipe.steps)]
     train += ["--model.precision", recipe.precision]
     learner = recipe.run / "learner"
@@ -80,11 +79,9 @@ def main(recipe: Recipe) -> int:
     """Runs the steps; returns the exit code of the first that fails."""
     console = Console(highlight=False)
     for number, (words, arguments) in enumerate(commands(recipe), 1):
-        console.print(f"[bold]{number}. {words}[/]  [dim]python {' '.join(arguments)}[/]")
-        done = subprocess.run([sys.executable, *arguments], env=os.environ, check=False)
-        if done.returncode != 0:
-            console.print(f"Stopped at step {number}. The same command goes on from there.")
-            return done.returncode
+        code = run_step(f"{number}. {words}", arguments, console)
+        if code != 0:
+            return code
     console.print(f"Done: {recipe.out}. Try it: dtvla eval --policy {recipe.out} --episodes 180")
     return 0
 

@@ -33,6 +33,7 @@ from dtvla.policy.layout import SLOT
 from dtvla.sim.results import machine
 from training.batches import Collator, Row
 from training.checkpoint import save_model
+from training.commands import torchrun
 from training.config import ModelConfig
 from training.model import DeepThinkVLA, hybrid_mask
 from training.sft.models import SMALL_PREFIX, initialise, small_config
@@ -205,8 +206,7 @@ def _measure(bench: SftBench, scratch: Path, way: Way, processes: int) -> tuple[
     command = ["-m", "training.sft.bench", CHILD, way, str(scratch), str(bench.data)]
     command += [str(bench.steps), str(bench.batch)]
     if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [*launcher, *command]
+        command = [*torchrun(processes), *command]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
