@@ -9,7 +9,7 @@ from dtvla.policy import decoding
 from dtvla.policy.backends import Logits
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import Chooser
-from dtvla.policy.drafts import Drafts, number_tokens
+from dtvla.policy.drafts import Drafts, Proposal, number_tokens
 from dtvla.policy.layout import SLOT, TokenLayout
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
@@ -94,8 +94,8 @@ def write(model, drafts, cap=40, row_cost=0.1, temperature=0.0, out_of_time=lamb
     return writer, logits, decided
 
 
-def remembering(*thoughts):
-    drafts = Drafts()
+def remembering(*thoughts, numbers=()):
+    drafts = Drafts(numbers)
     for thought in thoughts:
         drafts.remember(thought)
     return drafts
@@ -108,13 +108,16 @@ def remembering(*thoughts):
     row_cost=st.sampled_from([0.0, 0.01, 0.1, 1.0]),
     cap=st.integers(1, 40),
     temperature=st.sampled_from([0.0, 1.0]),
+    numbers=st.sets(st.sampled_from([40, 41, 42, 43])),
 )
-def test_any_draft_gives_the_words_and_actions_of_plain_decoding(seed, drafts, row_cost, cap, temperature):
+def test_any_draft_gives_the_words_and_actions_of_plain_decoding(
+    seed, drafts, row_cost, cap, temperature, numbers
+):
     logits = random_model(seed, [40, 41, 42, 43])
     plain, plain_action, _ = write(Model(logits), Drafts(), cap, temperature=temperature)
     half = len(plain.ids) // 2
     good = [*plain.ids[:half], 44, *plain.ids[half:]]
-    memory = remembering(*drafts, good)
+    memory = remembering(*drafts, good, numbers=numbers)
     for _ in range(3):  # the record of what stood grows, the passes change
         again, action, _ = write(Model(logits), memory, cap, row_cost, temperature)
         assert again.ids == plain.ids
@@ -153,6 +156,38 @@ def test_words_moved_elsewhere_are_found_again():
     writer, _, _ = write(Model(says(new)), remembering(older, newest))
     assert writer.ids == new
     assert writer.passes < len(new) - 3
+
+
+def test_numbers_that_all_change_cost_one_more_pass_as_the_rows_behind_the_first_guess_the_others():
+    old = [*OPEN, 40, 50, 41, 50, 42, 50, 43, *CLOSE]
+    new = [*OPEN, 40, 51, 41, 52, 42, 53, 43, *CLOSE]
+    writer, _, decided = write(Model(says(new)), remembering(old, numbers={50, 51, 52, 53}), row_cost=0.001)
+    assert writer.ids == new
+    assert (writer.passes, decided) == (2, True)
+
+
+def test_a_wrong_guess_costs_a_pass_and_no_word():
+    """The second number hangs on the first one, so that its guess, made behind the old one, is wrong."""
+    old, new = [*OPEN, 50, 41, 50, 42, *CLOSE], [*OPEN, 51, 41, 52, 42, *CLOSE]
+
+    def next_logits(sequence):
+        return says(new if 51 in sequence else [*OPEN, 51, 41, 53, 42, *CLOSE])(sequence)
+
+    writer, _, decided = write(Model(next_logits), remembering(old, numbers={50, 51, 52, 53}), row_cost=0.001)
+    assert writer.ids == new
+    assert (writer.passes, decided) == (3, True)
+
+
+def test_a_word_that_turns_the_sentence_is_followed_by_what_an_earlier_thought_said_behind_it():
+    """What the rows behind the old word guess goes on with the old sentence."""
+    lift, carry = [*OPEN, 40, 41, 42, *CLOSE], [*OPEN, 40, 60, 61, 62, 63, 64, 65, *CLOSE]
+
+    def next_logits(sequence):
+        return says(carry if 60 in sequence else [*OPEN, 40, 60, 42, *CLOSE])(sequence)
+
+    writer, _, decided = write(Model(next_logits), remembering(carry, lift), row_cost=0.001)
+    assert writer.ids == carry
+    assert (writer.passes, decided) == (2, True)
 
 
 def test_where_numbers_never_stand_rows_behind_them_are_not_tried():
@@ -243,10 +278,13 @@ def test_options_that_make_no_sense_are_refused(wrong):
 
 def test_numbers_are_doubted_from_the_start_and_words_are_not():
     memory = Drafts(numbers={50})
-    assert memory.chance((4, 40), 50) < 0.5 < memory.chance((4, 40), 41)
+    number, word, guess = Proposal(50, guessed=False), Proposal(41, guessed=False), Proposal(50, guessed=True)
+    assert memory.chance((4, 40), number) < 0.5 < memory.chance((4, 40), guess) < memory.chance((4, 40), word)
     for _ in range(5):
-        memory.record((4, 40), stood=True)
-    assert memory.chance((4, 40), 50) > 0.8  # what was seen counts more than the guess
+        memory.record((4, 40), number, stood=True)
+        memory.record((4, 40), guess, stood=False)
+    assert memory.chance((4, 40), number) > 0.8  # what was seen counts more than the first opinion
+    assert memory.chance((4, 40), guess) < 0.2  # and guesses are counted apart
 
 
 def test_a_draft_stops_at_a_doubtful_number_when_rows_are_dear_and_goes_on_when_they_are_cheap():

@@ -22,9 +22,10 @@ from rich.table import Table
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.decoding import Chooser
-from dtvla.policy.layout import NEVER, Bounds
+from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Decision, Policy
+from dtvla.policy.thinking import GUESSED
 
 MODES = ("plain", "drafts", "background", "no thought")
 MOST_OF_MASKED = 1.3  # target: a decision with drafts against one with an empty thought
@@ -82,15 +83,34 @@ def enlarged(look: Look, size: int) -> Look:
 
 
 class DictatedWords(Chooser):
-    """Takes words from a recorded thought instead of from the logits, in the same number of passes."""
+    """Takes words from a recorded thought instead of from the logits, in the same number of passes.
+
+    What rows behind a wrong word guess is dictated too: as large a share of the words that have changed
+    since the last thought as the shipped policy guesses (`GUESSED`), and the old words in the other places.
+    """
+
+    def __init__(self, layout: TokenLayout) -> None:
+        super().__init__(layout)
+        self._words: list[int] = []
+        self.dictate(())
 
     def dictate(self, words: Iterable[int]) -> None:
         """Sets the thought that is to be written."""
-        self._words = iter(words)
+        self._old, self._words, self._written = self._words, list(words), 0
 
     def words(self, logits: NDArray[np.float32]) -> Iterator[int]:
         """The next recorded words, one for each row that is looked at."""
-        return (next(self._words) for _ in logits)
+        for _ in logits:
+            self._written += 1
+            yield self._words[self._written - 1]
+
+    def guesses(self, logits: NDArray[np.float32]) -> list[int]:
+        """The words behind those, as they would be guessed."""
+        behind = slice(self._written, self._written + len(logits))
+        new, old = self._words[behind], self._old[behind]
+        old += new[len(old) :]
+        hits = self._rng.random(len(new)) < GUESSED
+        return [word if hit else before for word, before, hit in zip(new, old, hits, strict=True)]
 
 
 def record(bundle: Path, suite: str, decisions: int, progress: Callable[[str], None]) -> list[Look]:

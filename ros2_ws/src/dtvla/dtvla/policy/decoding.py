@@ -98,6 +98,10 @@ class Chooser:
             return iter(best.tolist())
         return (self.draw(row, self._temperature) for row in logits)
 
+    def guesses(self, logits: NDArray[np.float32]) -> list[int]:
+        """The likeliest ids of rows of which `words` has looked at the logits [R, V], at no draw."""
+        return [int(token) for token in logits.argmax(-1)]
+
     def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Action columns [slots] from logits [slots, bins]."""
         if self._action_temperature == 0:

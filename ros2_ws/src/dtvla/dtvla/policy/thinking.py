@@ -3,9 +3,10 @@
 One pass runs [prefix | draft | action block] under the hybrid mask. The rows of the draft are causal, so
 each of them says what the model itself writes after the words before it: the draft stands up to the first
 word that differs, whose keys, and those behind it, are cut off by moving an integer. The model's own word is
-taken and the rest of the old thought is tried again. If the whole draft stands, the pass has decided: its
-action rows saw exactly the thought that the model would have written. Greedy and sampled words are the same
-as without drafts, up to ties of the arithmetic (a row computed beside others may differ in its last bits).
+taken and the rest is tried again, with what the rows behind have guessed in the place of old numbers. If the
+whole draft stands, the pass has decided: its action rows saw exactly the thought that the model would have
+written. Greedy and sampled words are the same as without drafts, up to ties of the arithmetic (a row
+computed beside others may differ in its last bits).
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 
 from dtvla.policy.backends import Backend, Features, Logits, Pass
 from dtvla.policy.decoding import Chooser, is_complete
-from dtvla.policy.drafts import Context, Drafts
+from dtvla.policy.drafts import Context, Drafts, Proposal
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
 CERTAIN = 0.9  # a token that stands less often than this is doubtful
+GUESSED = (
+    0.8  # share of the changed numbers that rows behind a wrong word guess right (docs/results/thinking.md)
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,8 @@ class ThoughtWriter:
         self._layout, self._chooser = layout, chooser
         self._limits, self._drafts, self._row_cost = limits, drafts, row_cost
         self._prompt, self._features = prompt, features
-        self._draft_position: int | None = (
-            0  # where the newest thought goes on; None: the words left its track
-        )
-        self._draft: list[int] = []  # what the planned pass tries
+        self._ahead = drafts.newest()  # how the thought may go on
+        self._draft: list[Proposal] = []  # what the planned pass tries of it
         self._decides = False  # the planned pass holds the action block
         self.ids: list[int] = []
         self.kept = 0  # how many of them came from a draft
@@ -103,8 +105,11 @@ class ThoughtWriter:
             position, features = len(self._prompt) + len(self.ids) - 1, None
         else:
             ids, position, features = self._prompt, 0, self._features
-        self._draft, self._decides = self._likely(self._candidate())
-        feed = self._draft[:-1]  # the last word is only compared; `<action>` is a row of the action block
+        self._ahead = self._ahead or self._said_before()
+        self._draft, self._decides = self._likely(self._ahead)
+        feed = [
+            p.token for p in self._draft[:-1]
+        ]  # the last word is only compared; `<action>` is a row of the action block
         block = self._layout.action_block() if self._decides else np.empty(0, np.int64)
         rows = np.concatenate([ids, feed, block]).astype(np.int64)
         first, action_row = len(ids) - 1, len(ids) + len(feed)
@@ -127,41 +132,40 @@ class ThoughtWriter:
         if self._take_words(out.think) and self._decides:
             self.action_logits = out.action
 
-    def _candidate(self) -> Sequence[int]:
-        """How the thought may go on: as the newest one does, or as one that said the same words."""
-        if self._draft_position is not None:
-            candidate = self._drafts.rest_of_newest(self._draft_position)
-            if candidate:
-                return candidate
-        self._draft_position = None
-        return self._drafts.lookup(self.ids)
+    def _said_before(self) -> list[Proposal]:
+        """How an earlier thought went on behind the same words."""
+        return [Proposal(token, guessed=False) for token in self._drafts.lookup(self.ids)]
 
-    def _likely(self, candidate: Sequence[int]) -> tuple[list[int], bool]:
-        """The start of a candidate that is worth its rows, and whether the action block behind it is too.
+    def _likely(self, ahead: Sequence[Proposal]) -> tuple[list[Proposal], bool]:
+        """The start of what may come that is worth its rows, and whether the action block behind it is too.
 
-        A candidate is taken in pieces that end with a doubtful token: up to there the rows are needed anyway,
-        beyond they count only if the doubtful token stands.
+        It is taken in pieces that end with a doubtful token: up to there the rows are needed anyway,
+        beyond they count only if the doubtful token stands, or if what they guess saves passes.
         """
-        room = self._limits.tokens - len(self.ids)
-        before = self._context()
-        draft: list[int] = []
-        piece: list[int] = []
-        chance = stands = 1.0  # of all before the piece, of the piece
-        for token in candidate[:room]:
-            piece.append(token)
-            certainty = self._drafts.chance(before, token)
-            stands *= certainty
-            before = before[1], token
-            if certainty < CERTAIN:
-                if draft and not self._worth(chance, len(piece)):
-                    return draft, False
-                draft, chance = draft + piece, chance * stands
-                piece, stands = [], 1.0
-        if draft and piece and not self._worth(chance, len(piece)):
-            return draft, False
-        draft, chance = draft + piece, chance * stands
-        ends = bool(draft) and is_complete([*self.ids, *draft], self._layout)
+        ahead = ahead[: self._limits.tokens - len(self.ids)]
+        chances = self._chances(ahead)
+        taken, chance = 0, 1.0  # how many, and the chance that all of them stand
+        while taken < len(ahead):
+            end = next((i for i in range(taken, len(ahead)) if chances[i] < CERTAIN), len(ahead) - 1) + 1
+            if taken and not (self._worth(chance, end - taken) or self._tells(chances[taken:])):
+                break
+            chance *= float(np.prod(chances[taken:end]))
+            taken = end
+        draft = list(ahead[:taken])
+        ends = bool(draft) and is_complete([*self.ids, *(p.token for p in draft)], self._layout)
         return draft, ends and self._worth(chance, self._layout.slots + 3)
+
+    def _chances(self, ahead: Sequence[Proposal]) -> list[float]:
+        """How likely each of the tokens that may come stands, if those before it do."""
+        before, chances = self._context(), []
+        for proposal in ahead:
+            chances.append(self._drafts.chance(before, proposal))
+            before = before[1], proposal.token
+        return chances
+
+    def _tells(self, chances: Sequence[float]) -> bool:
+        """Whether rows behind a doubtful token are worth what they guess: a wrong word there costs a pass."""
+        return GUESSED * sum(1.0 - chance for chance in chances) > len(chances) * self._row_cost
 
     def _worth(self, chance: float, rows: int) -> bool:
         """Whether rows that count with this chance are better tried now than in a pass of their own."""
@@ -169,29 +173,26 @@ class ThoughtWriter:
 
     def _take_words(self, logits: NDArray[np.float32]) -> bool:
         """Chooses words row by row until one differs from the draft; True when the whole draft stood."""
-        draft = self._draft
+        draft, ahead = self._draft, self._ahead
         for i, token in enumerate(self._chooser.words(logits)):
-            stood = i < len(draft) and token == draft[i]
+            stood = i < len(draft) and token == draft[i].token
             if i < len(draft):
-                self._drafts.record(self._context(), stood)
+                self._drafts.record(self._context(), draft[i], stood)
             self.ids.append(token)
             self.kept += stood
             if not stood:
-                lost = i == 0 and len(draft) > 0 and len(self.ids) > 1
-                self._move(None if lost else i + 1)
+                lost = i == 0 or i >= len(ahead)  # a second word in succession, or nothing was known
+                guesses = [] if lost else self._chooser.guesses(logits[i + 1 : len(draft)])
+                self._ahead = [] if lost else self._drafts.after(self.ids, ahead[i:], guesses, self._ended)
                 return False
             if self.complete:
                 break
-        self._move(len(draft))
+        self._ahead = ahead[len(draft) :]
         return True
+
+    def _ended(self, ids: Sequence[int]) -> bool:
+        return is_complete(ids, self._layout)
 
     def _context(self) -> Context:
         before = [-1, -1, *self.ids[-2:]]
         return before[-2], before[-1]
-
-    def _move(self, steps: int | None) -> None:
-        """Moves along the newest thought; None: the words have left its track."""
-        if steps is None or self._draft_position is None:
-            self._draft_position = None
-        else:
-            self._draft_position += steps
