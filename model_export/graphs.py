@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from model_export.hybrid_attention import hybrid_attention_node
-from training.model import DeepThinkVLA, GemmaLayer, RMSNorm, rope_tables
+from training.model import DeepThinkVLA, GemmaLayer, RMSNorm, rope_tables, rotate
 
 
 class VisionGraph(nn.Module):
@@ -41,6 +41,7 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.model = model
         self.whole_head = whole_head
+        self._packed = [packed(layer) for layer in model.decoder.layers]
 
     def forward(
         self,
@@ -61,9 +62,16 @@ class DecoderGraph(nn.Module):
         positions = bounds[:, 3:4] + rows + 1
         cos, sin = rope_tables(positions, text.head_dim, text.rope_theta)
         new_keys, new_values = [], []
-        for layer, key, value in zip(self.model.decoder.layers, keys, values, strict=True):
+        heads = [text.heads, text.kv_heads]
+        for layer, weight, key, value in zip(
+            self.model.decoder.layers, self._packed, keys, values, strict=True
+        ):
             assert isinstance(layer, GemmaLayer)
-            q, k, v = layer.self_attn.project(normalise(layer.input_layernorm, x), cos, sin)
+            rows = linear(normalise(layer.input_layernorm, x), weight)
+            turning, v = (
+                rows.unflatten(-1, (-1, text.head_dim)).transpose(1, 2).split([sum(heads), heads[1]], 1)
+            )
+            q, k = rotate(turning, cos, sin).split(heads, 1)
             key, value = scatter(key, k, write_index), scatter(value, v, write_index)
             out = hybrid_attention_node(q, key, value, bounds, text.head_dim**-0.5)
             x = x + layer.self_attn.merge(out)
@@ -104,6 +112,14 @@ class DecoderGraph(nn.Module):
         index = torch.where(placed, order, count).unsqueeze(-1).expand(-1, -1, hidden)
         padded = pad(features, (0, 0, 0, 1))
         return torch.where(placed.unsqueeze(-1), padded.gather(1, index), text)
+
+
+def packed(layer: nn.Module) -> Tensor:
+    """The weights of queries, keys and values as one matrix."""
+    assert isinstance(layer, GemmaLayer)
+    attention = layer.self_attn
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return torch.cat([part.weight.detach() for part in parts])
 
 
 def normalise(norm: RMSNorm, x: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def test_a_banned_id_is_never_thought_however_likely():
     logits = np.zeros((2, LAYOUT.vocab_size), np.float32)
     logits[:, [*LAYOUT.banned()]] = 10.0
     logits[[0, 1], [77, 78]] = 1.0
-    assert decoding.choose(logits, LAYOUT).tolist() == [77, 78]
+    assert decoding.choose(logits, LAYOUT) == [77, 78]
 
 
 def test_the_action_block_follows_the_thought_and_sees_everything():

@@ -7,6 +7,7 @@ from a causal step would be wrong ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 from dtvla.policy.options import Decoding
 
 RANDOM_WORDS, RANDOM_IDS = 128, 220_000
+_NOT_FINITE = "The policy's output holds NaN or infinity; check the bundle and its training run."
 
 
 def check_room(layout: TokenLayout, prompt: NDArray[np.int64], cap: int, cache_length: int) -> None:
@@ -42,17 +44,25 @@ def prefill(backend: Backend, prompt: NDArray[np.int64], features: Features | No
     return backend.decode(prompt, bounds, features=features, think_rows=(n - 1,)).think[0]
 
 
-def choose(logits: NDArray[np.float32], layout: TokenLayout) -> NDArray[np.int64]:
-    """The best id that may be thought in each row [R] of logits [R, V]; those of banned ids are overwritten.
+def choose(logits: NDArray[np.float32], layout: TokenLayout) -> list[int]:
+    """The best id that may be thought in each row of logits [R, V]; those of banned ids may be overwritten.
 
     Raises:
         PolicyFault: the logits hold NaN or infinity.
     """
+    best: list[int] = logits.argmax(-1).tolist()  # NaN wins an argmax, so looking at the winners is enough
+    if any(token == layout.eos or layout.action_begin <= token <= layout.action_end for token in best):
+        ban(logits, layout)
+        best = logits.argmax(-1).tolist()
+    if not all(math.isfinite(logits[row, token]) for row, token in enumerate(best)):
+        raise PolicyFault(_NOT_FINITE)
+    return best
+
+
+def ban(logits: NDArray[np.float32], layout: TokenLayout) -> None:
+    """Makes the ids that may not be thought impossible, in place."""
     logits[:, layout.action_begin : layout.action_end + 1] = -np.inf
     logits[:, layout.eos] = -np.inf
-    best = logits.argmax(-1)  # NaN wins an argmax, so looking at the winners is enough
-    require_finite(logits[np.arange(len(best)), best])
-    return best
 
 
 class Chooser:
@@ -86,7 +96,7 @@ class Chooser:
         self._rng = np.random.default_rng(self._seed)
 
     def words(self, logits: NDArray[np.float32]) -> Iterator[int]:
-        """An id that may be thought for each row of `logits` [R, V], which is overwritten (see `choose`).
+        """An id that may be thought for each row of `logits` [R, V], which may be overwritten (see `choose`).
 
         Rows that are not taken out of the iterator cost no draw.
 
@@ -95,12 +105,14 @@ class Chooser:
         """
         best = choose(logits, self._layout)
         if self._temperature == 0:
-            return iter(best.tolist())
+            return iter(best)
+        ban(logits, self._layout)
         return (self.draw(row, self._temperature) for row in logits)
 
     def guesses(self, logits: NDArray[np.float32]) -> list[int]:
         """The likeliest ids of rows of which `words` has looked at the logits [R, V], at no draw."""
-        return [int(token) for token in logits.argmax(-1)]
+        likeliest: list[int] = logits.argmax(-1).tolist()
+        return likeliest
 
     def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Action columns [slots] from logits [slots, bins]."""
@@ -122,7 +134,7 @@ def require_finite(logits: NDArray[np.float32]) -> None:
         PolicyFault: NaN or infinity.
     """
     if not np.isfinite(logits).all():
-        raise PolicyFault("The policy's output holds NaN or infinity; check the bundle and its training run.")
+        raise PolicyFault(_NOT_FINITE)
 
 
 def is_complete(ids: Sequence[int] | NDArray[np.int64], layout: TokenLayout) -> bool:

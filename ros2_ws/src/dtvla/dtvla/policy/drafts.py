@@ -10,7 +10,7 @@ It only ever proposes: `dtvla.policy.thinking` keeps what the model itself would
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -47,14 +47,12 @@ class Drafts:
     def __init__(self, numbers: Collection[int] = ()) -> None:
         self._numbers = numbers
         self._thoughts: deque[tuple[int, ...]] = deque(maxlen=KEPT_THOUGHTS)
-        self._stood: Counter[tuple[Context, bool]] = Counter()
-        self._proposed: Counter[tuple[Context, bool]] = Counter()
+        self._record: dict[tuple[Context, bool], tuple[int, int]] = {}  # how many were proposed, and stood
 
     def clear(self) -> None:
         """Forgets everything: the next thought is of another episode."""
         self._thoughts.clear()
-        self._stood.clear()
-        self._proposed.clear()
+        self._record.clear()
 
     def remember(self, thought: Sequence[int] | NDArray[np.int64]) -> None:
         """Adds a finished thought (ids with tags)."""
@@ -62,16 +60,16 @@ class Drafts:
 
     def record(self, before: Context, proposal: Proposal, stood: bool) -> None:
         """Notes whether what was proposed behind the tokens `before` stood."""
-        self._proposed[before, proposal.guessed] += 1
-        self._stood[before, proposal.guessed] += stood
+        proposed, kept = self._record.get((before, proposal.guessed), (0, 0))
+        self._record[before, proposal.guessed] = proposed + 1, kept + stood
 
     def chance(self, before: Context, proposal: Proposal) -> float:
         """How likely a proposal stands behind the tokens `before`."""
         prior = _WORD_STANDS
         if proposal.token in self._numbers:
             prior = _GUESS_STANDS if proposal.guessed else _NUMBER_STANDS
-        key = before, proposal.guessed
-        return (self._stood[key] + _PRIOR * prior) / (self._proposed[key] + _PRIOR)
+        proposed, stood = self._record.get((before, proposal.guessed), (0, 0))
+        return (stood + _PRIOR * prior) / (proposed + _PRIOR)
 
     def newest(self) -> list[Proposal]:
         """The newest thought, whole."""

@@ -11,6 +11,7 @@ computed beside others may differ in its last bits).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -146,10 +147,12 @@ class ThoughtWriter:
         chances = self._chances(ahead)
         taken, chance = 0, 1.0  # how many, and the chance that all of them stand
         while taken < len(ahead):
-            end = next((i for i in range(taken, len(ahead)) if chances[i] < CERTAIN), len(ahead) - 1) + 1
+            end = taken + 1
+            while end < len(ahead) and chances[end - 1] >= CERTAIN:
+                end += 1
             if taken and not (self._worth(chance, end - taken) or self._tells(chances[taken:])):
                 break
-            chance *= float(np.prod(chances[taken:end]))
+            chance *= math.prod(chances[taken:end])
             taken = end
         draft = list(ahead[:taken])
         ends = bool(draft) and is_complete([*self.ids, *(p.token for p in draft)], self._layout)
