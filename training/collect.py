@@ -10,7 +10,7 @@ first heads for a wrong object, and the episode ends once it is above the right 
 learner's own actions are executed (DAgger: Ross et al. 2011). While nothing has been lifted, every picture
 also gets the labels of the suite's *other* instructions (`other_labels`): otherwise whatever is under the
 gripper is the target, and the instruction could be ignored from there on. Episodes are files of their own,
-written atomically; a second run skips what is there.
+written atomically; a second run skips what is there, and what the expert failed.
 """
 
 from __future__ import annotations
@@ -268,9 +268,12 @@ def _worker(
     for task, seeds in jobs:
         name = SUITES[config.suite].tasks[task].name
         paths = {seed: config.out / f"{name}_{seed}.npz" for seed in seeds}
-        missing = [seed for seed in seeds if not paths[seed].exists()]
-        for seed in set(seeds) - set(missing):
-            done.put((paths[seed].name, True))
+        missing = []
+        for seed in seeds:
+            if paths[seed].exists() or _failed(paths[seed]).exists():
+                done.put((paths[seed].name, paths[seed].exists()))
+            else:
+                missing.append(seed)
         if not missing:
             continue
         env = SimEnv(config.suite, task, image_size=config.image_size)
@@ -278,11 +281,18 @@ def _worker(
             if not _parent_lives():
                 return
             arrays = record_episode(env, seed, config.every, detours=config.detours, policy=policy)
-            if arrays is not None:
+            if arrays is None:
+                _failed(paths[seed]).touch()
+            else:
                 save_episode(paths[seed], arrays)
             done.put((paths[seed].name, arrays is not None))
         env.close()
         del env
+
+
+def _failed(path: Path) -> Path:
+    """What stands for an episode that the expert failed, so that it is not played again."""
+    return path.with_suffix(".failed")
 
 
 def _parent_lives() -> bool:
