@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from dtvla.policy.bundle import Bundle
-from dtvla.policy.decoding import Chooser
+from dtvla.policy.decoding import Chooser, scaled
 from dtvla.policy.images import pictures
 from dtvla.policy.layout import TokenLayout
 from dtvla.policy.options import DecisionOptions
@@ -38,14 +38,15 @@ class RecordingChooser(Chooser):
 
     def restart(self) -> None:
         super().restart()
-        self._log_probs: list[float] = []
+        self._log_probs: list[NDArray[np.float64]] = []
         self._columns = np.empty(0, np.int64)
 
-    def draw(self, logits: NDArray[np.float32], temperature: float) -> int:
-        index = super().draw(logits, temperature)
-        shifted = (logits - logits.max()).astype(np.float64) / temperature
-        self._log_probs.append(float(shifted[index] - np.log(np.exp(shifted).sum())))
-        return index
+    def draw(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
+        indices = super().draw(logits, temperature)
+        shifted = scaled(logits, temperature)
+        chosen = shifted[np.arange(len(indices)), indices]
+        self._log_probs.append(chosen - np.log(np.exp(shifted).sum(-1)))
+        return indices
 
     def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         self._columns = super().columns(logits)
@@ -53,8 +54,8 @@ class RecordingChooser(Chooser):
 
     def take(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Action columns of the last decision, and the log-probabilities of its words and columns."""
-        log_probs, self._log_probs = np.array(self._log_probs, np.float32), []
-        return self._columns, log_probs
+        log_probs, self._log_probs = self._log_probs, []
+        return self._columns, np.concatenate([np.empty(0), *log_probs]).astype(np.float32)
 
 
 Drawn = tuple[Decision, NDArray[np.int64], NDArray[np.float32]]  # a decision and what `take` says of it

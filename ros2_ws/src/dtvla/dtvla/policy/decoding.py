@@ -107,7 +107,7 @@ class Chooser:
         if self._temperature == 0:
             return iter(best)
         ban(logits, self._layout)
-        return (self.draw(row, self._temperature) for row in logits)
+        return (int(self.draw(row[None], self._temperature)[0]) for row in logits)
 
     def guesses(self, logits: NDArray[np.float32]) -> list[int]:
         """The likeliest ids of rows of which `words` has looked at the logits [R, V], at no draw."""
@@ -118,13 +118,18 @@ class Chooser:
         """Action columns [slots] from logits [slots, bins]."""
         if self._action_temperature == 0:
             return np.asarray(logits.argmax(-1))
-        return np.array([self.draw(row, self._action_temperature) for row in logits])
+        return self.draw(logits, self._action_temperature)
 
-    def draw(self, logits: NDArray[np.float32], temperature: float) -> int:
-        """An index drawn from softmax(logits / temperature)."""
-        weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
-        edges = np.cumsum(weights)
-        return int(np.searchsorted(edges, self._rng.random() * edges[-1], side="right"))
+    def draw(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
+        """An index [R] for each row of logits [R, N], drawn from softmax(logits / temperature)."""
+        edges = np.cumsum(np.exp(scaled(logits, temperature)), -1)
+        drawn = self._rng.random(len(edges))[:, None] * edges[:, -1:]
+        return np.asarray((edges <= drawn).sum(-1))
+
+
+def scaled(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Logits [R, N] over the temperature, the largest of each row 0."""
+    return np.asarray((logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature)
 
 
 def require_finite(logits: NDArray[np.float32]) -> None:
