@@ -23,8 +23,9 @@ runtime dev: # what the other targets need; silent when all is there
 demo: runtime ## Runs three episodes of the shipped policy as a real ROS graph; ARGS="..." goes to `dtvla demo`
 	@$(python) -m dtvla.cli demo $(ARGS)
 
-gate: runtime ## Holds the shipped policy to what is on record; ARGS="--bundle B --record R" takes your own
+gate: runtime ## Holds the shipped policy to what is on record in both embedded suites; ARGS="--policy B" takes your own
 	@$(python) -m dtvla.cli gate --record docs/results/embedded.json $(ARGS)
+	@$(python) -m dtvla.cli gate --record docs/results/embedded_tray.json $(ARGS)
 
 test: dev ## Runs all tests; ARGS="-k words" chooses some
 	@$(python) -m pytest $(ARGS)
@@ -42,6 +43,7 @@ bench: dev ## Measures decision latency, ROS overhead, simulator speed, our deci
 	@$(python) -m model_export.bench
 	@$(python) -m training.collect --episodes 4 --out runs/bench_data
 	@$(python) -m training.sft.bench --data runs/bench_data --output docs/results/training_speed.json
+	@$(python) -m training.rl.bench --checkpoint training/policies/embedded --output docs/results/training_speed.json
 
 gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorRT engines; writes docs/results/gpu-*.json
 	@$(python) -m model_export.gpu_check $(ARGS)

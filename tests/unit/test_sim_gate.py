@@ -14,7 +14,7 @@ from dtvla.policy.bundle import Bundle
 from dtvla.resources import resource
 from dtvla.sim.evaluation import OUTCOMES, EpisodeResult, EvalOptions, evaluate, outcome, wilson
 
-RECORD = Path(__file__).parents[2] / "docs/results/embedded.json"
+RESULTS = Path(__file__).parents[2] / "docs/results"
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,10 @@ def shipped() -> Path:
     return default_bundle()
 
 
-@pytest.fixture(scope="module")
-def record() -> dict[str, Any]:
-    """What `dtvla eval --suite embedded --episodes 180 --seed0 10000` wrote of the shipped bundle."""
-    return json.loads(RECORD.read_text())
+@pytest.fixture(scope="module", params=["embedded", "embedded_tray"])
+def record(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What `dtvla eval --suite SUITE --episodes 180 --seed0 10000` wrote of the shipped bundle."""
+    return json.loads((RESULTS / f"{request.param}.json").read_text())
 
 
 def test_the_shipped_bundle_is_whole_small_and_says_where_it_comes_from(shipped: Path) -> None:
@@ -51,7 +51,10 @@ def test_the_shipped_bundle_was_made_of_the_float32_one_beside_it(shipped: Path)
 def test_the_shipped_policy_solves_again_what_it_solved(shipped: Path, record: dict[str, Any]) -> None:
     """One recorded success per task, in closed loop. One may differ: another processor rounds otherwise."""
     solved = {r["task"]: r["seed"] for r in record["results"] if r["success"]}
-    options = [EvalOptions(shipped, episodes=1, seed0=seed, tasks=(task,)) for task, seed in solved.items()]
+    options = [
+        EvalOptions(shipped, suite=record["suite"], episodes=1, seed0=seed, tasks=(task,))
+        for task, seed in solved.items()
+    ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # one environment per process
         results: list[EpisodeResult] = [pool.apply(evaluate, (one,))[0] for one in options]
     assert not [r.error for r in results if r.error]

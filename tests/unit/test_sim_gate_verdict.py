@@ -26,7 +26,7 @@ def record(solved: int, episodes: int) -> Record:
 def test_the_shipped_policys_record_says_what_its_episodes_were() -> None:
     found = Record.load(RECORD)
     assert (found.options.suite, found.options.first_seed) == ("embedded", 10_000)
-    assert (found.solved, found.episodes) == (180, 180)
+    assert (found.solved, found.episodes) == (178, 180)
 
 
 @given(st.integers(1, 200), st.integers(1, 60), st.data())
