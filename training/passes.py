@@ -79,15 +79,18 @@ def with_action_block(
 
 
 def hidden_states(
-    model: DeepThinkVLA, sequences: Sequences, pixels: Tensor, *, reference_pads: bool = False
+    model: DeepThinkVLA, sequences: Sequences, pixels: Tensor, *, reference_pads: bool = False, first: int = 0
 ) -> Tensor:
-    """Final hidden states [B, S, H]; `pixels` [B * images, 3, S, S] are the samples' images in order."""
+    """Final hidden states [B, S - first, H]; `pixels` [B * images, 3, S, S] are the samples' images in order.
+
+    Rows before `first` are not asked for (see `DeepThinkVLA.hidden`).
+    """
     features = model.image_features(pixels)
     features = features.reshape(len(sequences.ids), -1, features.shape[-1])
     embeds = model.embed(sequences.ids, features)
     pads = (sequences.ids == model.config.layout.pad).unsqueeze(-1)
     embeds = torch.where(pads, embeds.detach(), embeds)  # Gemma's padding_idx: no gradient into the pad row
-    return model.hidden(embeds, sequences.positions(), sequences.mask(reference_pads=reference_pads))
+    return model.hidden(embeds, sequences.positions(), sequences.mask(reference_pads=reference_pads), first)
 
 
 def action_logits(model: DeepThinkVLA, hidden_BSH: Tensor, sequences: Sequences) -> Tensor:

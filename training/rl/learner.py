@@ -51,13 +51,14 @@ class Scorer(nn.Module):
         """Log-probabilities and entropies [B, L + K] of drawn words and actions; 0 where no word is."""
         layout, sequences = self.model.config.layout, batch.sequences
         pixels = batch.pixels.to(self.model.multi_modal_projector.linear.weight.dtype)
-        hidden = passes.hidden_states(self.model, sequences, pixels, reference_pads=self._pads)
+        first = int(sequences.prefix_len.min()) - 1  # nobody asks for the prompts' rows before it
+        hidden = passes.hidden_states(self.model, sequences, pixels, reference_pads=self._pads, first=first)
         offset = torch.arange(batch.thoughts.shape[1], device=hidden.device)
         last = hidden.shape[1] - 1
-        rows = (sequences.prefix_len[:, None] - 1 + offset).clamp_max(last)
+        rows = (sequences.prefix_len[:, None] - 1 - first + offset).clamp_max(last)
         words = self._scored(_rows(hidden, rows)[batch.drawn], batch.thoughts[batch.drawn], thought=True)
         slots = torch.arange(layout.slots, device=hidden.device)
-        at_actions = _rows(hidden, sequences.action_start[:, None] + slots)
+        at_actions = _rows(hidden, sequences.action_start[:, None] - first + slots)
         actions = self._scored(at_actions.flatten(0, 1), batch.columns.flatten(), thought=False)
         out = []
         for word, action in zip(words, actions, strict=True):

@@ -23,6 +23,7 @@ from training import parallel
 from training.checkpoint import load_policy, resolve, save_policy
 from training.checkpoints import Checkpoints, TrainingError, full_weights, load_trainer, save_trainer
 from training.model import DeepThinkVLA
+from training.onednn import use_onednn
 from training.rl.gathering import Gathered, Prompts, Store, gather, writing
 from training.rl.learner import Learner, Scorer
 from training.rl.settings import Rl, essence
@@ -317,6 +318,8 @@ def prepared(model: DeepThinkVLA, settings: Rl) -> DeepThinkVLA:
     model.requires_grad_(True)
     model.vision_tower.requires_grad_(own.train_vision)
     model.multi_modal_projector.requires_grad_(own.train_projector)
+    if own.onednn:
+        use_onednn(model)
     if own.recompute:
         parallel.recompute_layers(model)
     return model

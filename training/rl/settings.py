@@ -103,6 +103,7 @@ class Optimiser:
     train_projector: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False  # activations of layers: less memory, one more pass
+    onednn: bool = False  # multiply float32 matrices by oneDNN on a CPU (`training.onednn`)
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "mini_batch", "micro_batch", "head_rows")
@@ -154,7 +155,7 @@ _FREE = (
     "out", "stop_after", "threads", "device", "save_every", "keep", "keep_rollouts", "evaluation",
     "rollout.workers", "rollout.episode_timeout_s", "rollout.retries", "rollout.ray", "rollout.servers",
     "rollout.device", "rollout.server_gpus", "optimiser.micro_batch", "optimiser.head_rows",
-    "optimiser.recompute",
+    "optimiser.recompute", "optimiser.onednn",
 )  # fmt: skip
 
 
