@@ -11,6 +11,7 @@ from dtvla.graph import default_bundle
 from dtvla.policy.runner import Policy
 from dtvla.sim.embedded import RECEPTACLES, SUITES, TASKS
 from dtvla.sim.env import IDLE_ACTION, SimEnv, list_tasks, upright
+from dtvla.sim.evaluation import EvalOptions, evaluate
 from dtvla.sim.expert import Expert, Phase
 from dtvla.sim.thoughts import (
     agreement,
@@ -203,9 +204,23 @@ def test_the_seed_deals_objects_and_receptacles_to_different_places(suite):
     for kind in (receptacles, dealt[0].keys() - receptacles):
         orders = {tuple(sorted(kind, key=lambda name: places[name][0])) for places in dealt}
         assert len(orders) > 1 or len(kind) == 1
-    if len(receptacles) == 2:
-        gaps = [abs(places["emb_basket_1"][0] - places["emb_tray_1"][0]) for places in dealt]
-        assert min(gaps) > 0.175, "basket and tray stand apart"
+
+
+def _heights(seeds: tuple[int, ...], queue: multiprocessing.Queue) -> None:
+    env = SimEnv("embedded_tray", 0, render=False)
+    found = {}
+    for seed in seeds:
+        places = env.reset(seed).objects
+        found[seed] = [float(places[f"{name}_1"][2]) for name in RECEPTACLES]
+    queue.put(found)
+
+
+def test_no_seed_deals_a_receptacle_into_the_other():
+    """Found by an evaluation: seed 10,042 failed for all tasks, its basket was flung through the room."""
+    as_ever, met = 10_001, (10_042, 10_063, 10_067, 10_093)
+    heights = in_a_process(_heights, (as_ever, *met))
+    for seed in met:
+        assert heights[seed] == pytest.approx(heights[as_ever], abs=2e-3), f"seed {seed}: not on the table"
 
 
 def _pictures(queue: multiprocessing.Queue) -> None:
@@ -301,3 +316,10 @@ def test_every_instruction_names_its_object_and_its_receptacle():
         assert task.noun in task.language
         assert RECEPTACLES[task.into] in task.language
     assert len({task.language for suite in SUITES.values() for task in suite.tasks}) == 7
+
+
+def test_an_evaluation_can_give_less_time_than_the_suite():
+    (result,) = evaluate(EvalOptions("random", episodes=1, workers=1, max_steps=7))
+    assert (result.error, result.steps, result.success) == ("", 7, False)
+    with pytest.raises(ValueError, match="--max-steps must be 1 or more"):
+        EvalOptions("random", max_steps=0)

@@ -46,6 +46,7 @@ def evaluate(
     chunk_seam: ChunkSeam = "cut",
     variation: str = "",
     vary: str = "",
+    max_steps: int | None = None,
     in_process: bool = False,
     ros: bool = False,
     ray: str = "",
@@ -83,6 +84,7 @@ def evaluate(
             background, noise, blur, jpeg, occlusion, instruction or robot.
         vary: Several variations, each in a folder of its own, compared with the suite's own world:
             camera:1,light:3, or all, or all:3.
+        max_steps: Control periods of an episode (50 ms each); 115 asks for haste. Default: the suite's limit.
         in_process: Simulator and policy in one process, without ROS: the default, and the fastest.
         ros: Through the real ROS graph in lockstep, as many graphs as workers; the same results.
         ray: Through Ray: the address of a cluster, or local to start one here; the same results.
@@ -122,6 +124,7 @@ def evaluate(
             chunk_mode=chunk_mode,
             chunk_seam=chunk_seam,
             variation=variation,
+            max_steps=max_steps,
         )
     if not options.scripted:
         options = replace(options, policy=str(Bundle.load(options.policy).path))

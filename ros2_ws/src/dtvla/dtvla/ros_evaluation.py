@@ -147,6 +147,7 @@ def _stage(options: EvalOptions, task: int, folder: Path) -> Iterator[Stage]:
         backend=options.backend,
         suite=options.suite,
         task=task,
+        max_steps=options.max_steps or 0,
         autostart=False,
         policy=not scripted,
         console=False,

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ ROTATION_SCALE_RAD = 0.5  # and turns it by 0.5 rad (axis-angle, base frame)
 GRIPPER_OPENING_M = 0.08
 IDLE_ACTION = (0.0,) * 6 + (-1.0,)  # hold the pose, gripper open
 SETTLE_STEPS = 10  # LIBERO's protocol: objects fall onto the table before the episode starts
+MOST_DEALS = 100  # of an embedded scene; one in forty is dealt a second time
 MAX_STEPS = {**dict.fromkeys(embedded.SUITES, 260), **libero_suites.MAX_STEPS}
 SUITES = tuple(MAX_STEPS)
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
@@ -114,6 +115,7 @@ class SimEnv:
         render: False skips the cameras (`images` is then empty).
         fast: render without shadows, multi-sampling and reflections (three to four times cheaper).
         variation: what differs from the suite's own world.
+        max_steps: control periods of an episode; None takes the suite's limit.
 
     Raises:
         ValueError: no such suite or task.
@@ -129,11 +131,12 @@ class SimEnv:
         render: bool = True,
         fast: bool = True,
         variation: Variation | None = None,
+        max_steps: int | None = None,
     ) -> None:
         tasks = list_tasks(suite)
         if not 0 <= task < len(tasks):
             raise ValueError(f"Suite '{suite}' has tasks 0 to {len(tasks) - 1}; task {task} does not exist.")
-        self.info = tasks[task]
+        self.info = replace(tasks[task], max_steps=max_steps or tasks[task].max_steps)
         self._render = render
         self._image_size = image_size
         self._states: NDArray[np.float64] | None = None
@@ -205,17 +208,10 @@ class SimEnv:
         seeds the places of the fixtures once per task, so that they depend on the trials before; here each
         trial has its own, and any trial can be run alone.
         """
-        self._env.seed(seed if self._states is None else seed % len(self._states))
-        self._obs = self._env.reset()
-        # robosuite moves the fingers' command a little per physics step and forgets it only in a hard reset,
-        # as the reference does: else an episode would depend on how the one before ended.
-        gripper = self._env.env.robots[0].gripper
-        gripper.current_action = np.zeros(gripper.dof)
-        if self._render and self._fast:
-            rendering.drop_reflections(self._env.env.sim)
         if self._states is None:
-            self._shuffle_places(seed)
+            self._deal(seed)
         else:
+            self._begin(seed % len(self._states))
             self._set_state(self._states[seed % len(self._states)])
         self._varied.begin(self._env.env, seed)
         for _ in range(settle_steps):
@@ -274,6 +270,37 @@ class SimEnv:
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):  # a C library without it
             ctypes.CDLL(None).malloc_trim(0)
+
+    def _begin(self, seed: int) -> None:
+        """A fresh scene with everything where LIBERO's sampler puts it."""
+        self._env.seed(seed)
+        self._obs = self._env.reset()
+        # robosuite moves the fingers' command a little per physics step and forgets it only in a hard reset,
+        # as the reference does: else an episode would depend on how the one before ended.
+        gripper = self._env.env.robots[0].gripper
+        gripper.current_action = np.zeros(gripper.dof)
+        if self._render and self._fast:
+            rendering.drop_reflections(self._env.env.sim)
+
+    def _deal(self, seed: int) -> None:
+        """Deals the embedded suite's objects, again while one stands in another.
+
+        LIBERO's sampler keeps circles apart, but receptacles are square: in one of forty scenes of
+        `embedded_tray` their corners met, and the first step flung them through the room.
+        """
+        for attempt in range(MOST_DEALS):
+            self._begin(seed if attempt == 0 else int(np.random.default_rng((seed, attempt)).integers(2**31)))
+            self._shuffle_places(seed)
+            if not self._objects_meet():
+                return
+        raise RuntimeError(f"Seed {seed} of '{self.info.suite}' gave no scene in which objects stand apart.")
+
+    def _objects_meet(self) -> bool:
+        """Whether an object stands in another."""
+        env = self._env.env
+        sim, bodies = env.sim, {env.obj_body_id[name] for name in env.objects_dict}
+        pairs = sim.model.geom_bodyid[sim.data.contact.geom[: sim.data.ncon]]
+        return any(one != other and {one, other} <= bodies for one, other in pairs.tolist())
 
     def _shuffle_places(self, seed: int) -> None:
         """Deals objects and receptacles to their places, so that a place says nothing of the task."""

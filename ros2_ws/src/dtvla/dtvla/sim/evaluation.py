@@ -211,4 +211,5 @@ def scene(options: EvalOptions, task: int) -> SimEnv:
         image_size=options.image_size,
         render=options.watched or not options.scripted,
         variation=Variation.parse(options.variation),
+        max_steps=options.max_steps,
     )

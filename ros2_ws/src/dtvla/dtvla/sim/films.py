@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dtvla.sim.env import CONTROL_PERIOD_S, Observation, SimEnv
+from dtvla.sim.evaluation import scene
 from dtvla.sim.results import EpisodeResult, EvalOptions, unpack_actions
-from dtvla.sim.variations import Variation
 from dtvla.sim.video import Caption, EpisodeVideo, Painter
 
 FOLDER = "videos"
@@ -88,8 +88,7 @@ def _make(job: tuple[EvalOptions, EpisodeResult, Path]) -> Film:
         if _STAGE:
             _STAGE.pop().close()
         side = max(SIDE_PX, options.image_size)
-        variation = Variation.parse(options.variation)
-        _STAGE.append(SimEnv(options.suite, result.task, image_size=side, variation=variation))
+        _STAGE.append(scene(replace(options, image_size=side, watched=True), result.task))
     part = path.with_suffix(".part.mp4")
     same = _film(_STAGE[0], result, part)
     part.replace(path)  # a video that was cut off is none

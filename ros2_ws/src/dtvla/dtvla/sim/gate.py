@@ -24,6 +24,7 @@ KEPT = (
     "chunk_mode",
     "chunk_seam",
     "variation",
+    "max_steps",
 )
 
 

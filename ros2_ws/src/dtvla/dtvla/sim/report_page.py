@@ -138,6 +138,8 @@ def _facts(evaluation: Evaluation, command: str) -> str:
         facts["Delay"] = escape(f"{late}, chunks executed {options.chunk_mode}{seam}")
     if options.variation:
         facts["Variation"] = escape(options.variation)
+    if options.max_steps is not None:
+        facts["Limit"] = f"{options.max_steps} steps"
     facts |= {
         "Machine": escape(head.get("machine", "not on record")),
         "Command": f"<code>{escape(command)}</code>",

@@ -58,10 +58,13 @@ class EvalOptions:
     through: Through = "process"  # how the episodes are run: the results are the same
     watched: bool = False  # render every picture, also those that nobody looks at
     variation: str = ""  # what looks, sounds or stands otherwise; see `dtvla.sim.variations`
+    max_steps: int | None = None  # control periods of an episode; None takes the suite's limit
 
     def __post_init__(self) -> None:
         self._check_delay()
         self._check_variation()
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"An episode of {self.max_steps} steps is none: --max-steps must be 1 or more.")
         if self.thinking == "lagging" and self.decoding != "hybrid":
             raise ValueError(f"Lagging thoughts need hybrid decoding, not {self.decoding}.")
 
