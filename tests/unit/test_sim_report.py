@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import multiprocessing
 from dataclasses import replace
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from dtvla.cli_sim import success_tables
 from dtvla.sim.evaluation import evaluate
 from dtvla.sim.films import FINAL_FRAMES, choose, file_of, make_films, thought_at
 from dtvla.sim.report import command, packed_thoughts, write_report
@@ -181,3 +184,17 @@ def test_a_video_is_the_recorded_episode_and_one_of_another_world_is_told(tmp_pa
     (row,) = [attributes for tag, attributes in page.found if attributes.get("data-key")]
     assert row["data-film"] == "videos/task0_seed10000.mp4"
     assert "does not show the evaluated episode" in (row["data-other"] or "")
+
+
+def test_the_tables_of_an_evaluation_fit_into_80_columns():
+    """Seen: every name and number was broken in two."""
+    shares = {"target": 1.0, "side": 1.0, "phase": 1.0}
+    result = replace(SOLVED, agreement=shares, task_name="yellow_cylinder_tray")
+    results = [replace(result, seed=seed, success=seed > 0) for seed in range(180)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in success_tables(results):
+        console.print(table)
+    rows = [line.split() for line in console.export_text().splitlines()]
+    rows = [row for row in rows if row and row[0] == "yellow_cylinder_tray"]
+    assert " ".join(rows[0]) == "yellow_cylinder_tray 179 of 180 99% 97 to 100% 100% 100% 100% 100%"
+    assert rows[1] == ["yellow_cylinder_tray", "0", "0", "0"]

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import arg
@@ -197,28 +197,37 @@ def evaluate_into(folder: Path, options: EvalOptions, workers: int, runner: Runn
 
 def success_tables(results: list[EpisodeResult]) -> list[Table]:
     """Success by task and in all with 95 % intervals, and how the failures ended."""
+    from rich import box
     from rich.table import Column, Table
 
     from dtvla.sim.results import OUTCOMES, mean_agreement, wilson
 
     ran = [result for result in results if not result.error]
     thinks = any(result.phase_stated > 0 for result in ran)  # LIBERO's policies say it in other words
-    columns = ["solved", "rate", "95 % interval", *(["thoughts within 3 cm"] if thinks else [])]
     agrees = thinks and all(result.agreement for result in ran)  # not in records of earlier versions
-    columns += ["right target, side, phase"] if agrees else []
-    view = Table(Column("task", overflow="fold"), *columns)
-    endings = Table(Column("task", overflow="fold"), *OUTCOMES[1:], title="How the failures ended")
+    said = [*(["near"] if thinks else []), *(["target", "side", "phase"] if agrees else [])]
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("solved", "rate", "95 %", *said))
+    look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 0, 0, 1)}  # fits into 80 columns
+    view = Table(Column("task", overflow="fold"), *numbers, **look)
+    if said:
+        view.caption = "Thoughts: near is the share that places its object within 3 cm"
+        view.caption += ", then with the right words." if agrees else "."
+    endings = Table(
+        Column("task", overflow="fold"),
+        *(Column(ending, justify="right", max_width=16) for ending in OUTCOMES[1:]),
+        title="How the failures ended",
+        **look,
+    )
     names = sorted({result.task_name for result in ran})
     for name, group in [*((n, [r for r in ran if r.task_name == n]) for n in names), ("all", ran)]:
         if group:
             hits = sum(result.success for result in group)
             low, high = wilson(hits, len(group))
-            counts = [f"{hits} of {len(group)}", f"{hits / len(group):.0%}", f"{low:.0%} to {high:.0%}"]
+            counts = [f"{hits} of {len(group)}", f"{hits / len(group):.0%}", f"{100 * low:.0f} to {high:.0%}"]
             if thinks:
                 counts.append(f"{sum(result.target_within_3cm for result in group) / len(group):.0%}")
             if agrees:
-                shares = mean_agreement(group).values()
-                counts.append(", ".join(f"{100 * share:.0f}" for share in shares) + " %")
+                counts += [f"{share:.0%}" for share in mean_agreement(group).values()]
             last = name == (names or ["all"])[-1]
             view.add_row(name, *counts, end_section=last)
             failed = (str(sum(result.outcome == ending for result in group)) for ending in OUTCOMES[1:])
