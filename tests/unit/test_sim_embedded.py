@@ -204,6 +204,9 @@ def test_the_seed_deals_objects_and_receptacles_to_different_places(suite):
     for kind in (receptacles, dealt[0].keys() - receptacles):
         orders = {tuple(sorted(kind, key=lambda name: places[name][0])) for places in dealt}
         assert len(orders) > 1 or len(kind) == 1
+    if len(receptacles) == 2:
+        gaps = [abs(places["emb_basket_1"][0] - places["emb_tray_1"][0]) for places in dealt]
+        assert min(gaps) > 0.175, "basket and tray stand apart"
 
 
 def _heights(seeds: tuple[int, ...], queue: multiprocessing.Queue) -> None:

@@ -157,8 +157,7 @@ class Stage:
             self.close()
             variation = Variation.parse(settings.variation)
             self._env = SimEnv(settings.suite, task, image_size=settings.image_size, variation=variation)
-            self._limit = self._env.info.max_steps
-        self._env.info = replace(self._env.info, max_steps=max_steps or self._limit)
+        self._env.limit(max_steps)
         return self._env
 
     def close(self) -> None:

@@ -257,7 +257,7 @@ class LiberoBridgeNode(GraphNode):
             seed=world.seed,
             episode=world.episode,
             step=world.seen.step,
-            max_steps=world.max_steps,
+            max_steps=world.info.max_steps,
             success=world.seen.success,
             done=world.done,
         )

@@ -57,14 +57,10 @@ class World:
         return self.observation
 
     @property
-    def max_steps(self) -> int:
-        return self._max_steps or self.info.max_steps
-
-    @property
     def done(self) -> bool:
         """The episode is over (solved, or out of steps), or none has begun."""
         obs = self.observation
-        return obs is None or obs.success or obs.step >= self.max_steps
+        return obs is None or obs.success or obs.step >= self.info.max_steps
 
     @property
     def fingerprint(self) -> str:
@@ -86,7 +82,13 @@ class World:
             assets.find()
         self.close()  # two live environments in one process render nothing
         try:
-            self._env = SimEnv(suite, task, image_size=self._image_size, fast=self._fast)
+            self._env = SimEnv(
+                suite,
+                task,
+                image_size=self._image_size,
+                fast=self._fast,
+                max_steps=self._max_steps or None,
+            )
         except (ValueError, SimulatorUnavailable):
             raise
         except Exception as error:  # the renderer's libraries raise whatever comes

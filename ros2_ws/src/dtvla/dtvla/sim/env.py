@@ -136,7 +136,8 @@ class SimEnv:
         tasks = list_tasks(suite)
         if not 0 <= task < len(tasks):
             raise ValueError(f"Suite '{suite}' has tasks 0 to {len(tasks) - 1}; task {task} does not exist.")
-        self.info = replace(tasks[task], max_steps=max_steps or tasks[task].max_steps)
+        self.info = tasks[task]
+        self.limit(max_steps)
         self._render = render
         self._image_size = image_size
         self._states: NDArray[np.float64] | None = None
@@ -211,8 +212,9 @@ class SimEnv:
         if self._states is None:
             self._deal(seed)
         else:
-            self._begin(seed % len(self._states))
-            self._set_state(self._states[seed % len(self._states)])
+            trial = seed % len(self._states)
+            self._begin(trial)
+            self._set_state(self._states[trial])
         self._varied.begin(self._env.env, seed)
         for _ in range(settle_steps):
             self._obs = self._env.step(np.array(IDLE_ACTION))[0]
@@ -222,6 +224,10 @@ class SimEnv:
     def vary(self, variation: Variation | None) -> None:
         """From the next reset on the world differs in this, and in nothing else."""
         self._varied.become(variation)
+
+    def limit(self, max_steps: int | None) -> None:
+        """From now on an episode has so many control periods; None takes the suite's limit."""
+        self.info = replace(self.info, max_steps=max_steps or MAX_STEPS[self.info.suite])
 
     def step(self, action: NDArray[np.floating], *, look: bool = True) -> Observation:
         """Executes one raw 7-d action (each value in [-1, 1]) for one control period of 50 ms.
