@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
+from tokenizers import Tokenizer
 
 from dtvla.policy.errors import BundleError
+from dtvla.policy.spec import PolicySpec
 from model_export.bundle import DTYPES, export_bundle, size_mb
 from model_export.calibration import calibrate, recorded_looks
 from model_export.errors import ExportError
 from model_export.parity import Parity, ParityError
 from model_export.quantise import Kind, quantise_bundle
+from model_export.typical import recorded_thoughts, typical_thoughts
 from training.checkpoint import CheckpointError, load_policy
 
 
@@ -25,13 +28,14 @@ class Export:
     """Turns a checkpoint into a policy bundle: ONNX graphs, tokenizer and policy.json with all hashes.
 
     fp32 runs everywhere. int8 is for CPUs: a third of the size, nearly twice as fast. bf16 and fp8 are for
-    GPUs, fp16 for those that have no bf16. int8 and fp8 are calibrated on recorded episodes.
+    GPUs, fp16 for those that have no bf16. int8 and fp8 are calibrated on recorded episodes, whose thoughts
+    are the first drafts of a bundle in any precision.
     """
 
     checkpoint: tyro.conf.Positional[str]  # folder of a checkpoint, or a hub id owner/name
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # bundle directory to write; replaced when it exists
     precision: Literal["fp32", "fp16", "bf16", "fp8", "int8"] = "fp32"  # of the weights
-    calibrate: Path | None = None  # for int8 and fp8: folder of `python -m training.collect`
+    calibrate: Path | None = None  # folder of `python -m training.collect`; int8 and fp8 need it
     engine: bool = False  # build TensorRT engines for this machine's GPU as well
 
 
@@ -40,7 +44,14 @@ def export(config: Export) -> list[Parity]:
     if config.precision == "int8" or config.precision == "fp8":
         return _export_8bit(config, config.precision)
     policy = load_policy(config.checkpoint, DTYPES[config.precision])
-    return export_bundle(policy.model, policy.spec, policy.tokenizer, config.out, config.precision)
+    spec = _with_typical(policy.spec, policy.tokenizer, config.calibrate)
+    return export_bundle(policy.model, spec, policy.tokenizer, config.out, config.precision)
+
+
+def _with_typical(spec: PolicySpec, tokenizer: Tokenizer, episodes: Path | None) -> PolicySpec:
+    if episodes is None:
+        return spec
+    return replace(spec, typical_thoughts=typical_thoughts(recorded_thoughts(episodes), tokenizer))
 
 
 def _export_8bit(config: Export, kind: Kind) -> list[Parity]:
@@ -50,6 +61,7 @@ def _export_8bit(config: Export, kind: Kind) -> list[Parity]:
             "(`python -m training.collect --episodes 8 --out data/calibrate` makes one)."
         )
     model, spec, tokenizer = load_policy(config.checkpoint)
+    spec = _with_typical(spec, tokenizer, config.calibrate)
     with tempfile.TemporaryDirectory(dir=config.out.parent) as scratch:
         plain = base = Path(scratch) / "fp32"
         results = export_bundle(model, spec, tokenizer, plain)

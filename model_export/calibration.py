@@ -63,18 +63,28 @@ def recorded_looks(episodes: Path, looks: int = LOOKS) -> Iterator[Look]:
     Raises:
         ExportError: there are none.
     """
-    files = sorted(episodes.glob("*.npz"))
-    if not files:
-        raise ExportError(
-            f"{episodes} holds no recorded episodes (*.npz). `python -m training.collect --out {episodes}` "
-            "makes some."
-        )
+    files = recorded_files(episodes)
     share = -(-looks // len(files))
     for path in files[:: max(1, len(files) // looks)]:
         with np.load(path) as data:
             pictures, instruction = data["images"], str(data["instruction"])
         for index in np.linspace(0, len(pictures) - 1, share).astype(int):
             yield {"agentview": pictures[index, 0], "wrist": pictures[index, 1]}, instruction
+
+
+def recorded_files(episodes: Path) -> list[Path]:
+    """The episodes of a folder of `python -m training.collect`.
+
+    Raises:
+        ExportError: there are none.
+    """
+    files = sorted(episodes.glob("*.npz"))
+    if not files:
+        raise ExportError(
+            f"{episodes} holds no recorded episodes (*.npz). `python -m training.collect --out {episodes}` "
+            "makes some."
+        )
+    return files
 
 
 def _decoder_feed(

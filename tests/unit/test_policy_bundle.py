@@ -93,6 +93,10 @@ def set_in(path, value):
         (["files", "../weights"], "00", "plain file names"),
         (["prompt_prefix"], None, "prompt_prefix is None"),
         (["precision"], "int3", "precision is 'int3'"),
+        (["typical_thoughts"], "go on", "typical_thoughts must be a list"),
+        (["typical_thoughts"], ["go"] * 65, "more than 64 thoughts"),
+        (["typical_thoughts"], ["go" * 2001], "more than 4000 characters"),
+        (["typical_thoughts"], ["go </think>"], "typical_thoughts: go </think> holds a token reserved"),
         (["cache_length"], 80, "cache_length is 80, but the pictures take"),
     ],
 )

@@ -94,8 +94,8 @@ def write(model, drafts, cap=40, row_cost=0.1, temperature=0.0, out_of_time=lamb
     return writer, logits, decided
 
 
-def remembering(*thoughts, numbers=()):
-    drafts = Drafts(numbers)
+def remembering(*thoughts, numbers=(), typical=()):
+    drafts = Drafts(numbers, typical)
     for thought in thoughts:
         drafts.remember(thought)
     return drafts
@@ -109,15 +109,16 @@ def remembering(*thoughts, numbers=()):
     cap=st.integers(1, 40),
     temperature=st.sampled_from([0.0, 1.0]),
     numbers=st.sets(st.sampled_from([40, 41, 42, 43])),
+    typical=st.lists(st.lists(st.sampled_from([40, 41, 42, 43, 5, 6]), max_size=30), max_size=3),
 )
 def test_any_draft_gives_the_words_and_actions_of_plain_decoding(
-    seed, drafts, row_cost, cap, temperature, numbers
+    seed, drafts, row_cost, cap, temperature, numbers, typical
 ):
     logits = random_model(seed, [40, 41, 42, 43])
     plain, plain_action, _ = write(Model(logits), Drafts(), cap, temperature=temperature)
     half = len(plain.ids) // 2
     good = [*plain.ids[:half], 44, *plain.ids[half:]]
-    memory = remembering(*drafts, good, numbers=numbers)
+    memory = remembering(*drafts, good, numbers=numbers, typical=typical)
     for _ in range(3):  # the record of what stood grows, the passes change
         again, action, _ = write(Model(logits), memory, cap, row_cost, temperature)
         assert again.ids == plain.ids
@@ -276,15 +277,63 @@ def test_options_that_make_no_sense_are_refused(wrong):
         DecisionOptions(**wrong)
 
 
+def test_an_episodes_first_thought_is_drafted_from_typical_ones():
+    thought = [*OPEN, 40, 41, 42, 43, *CLOSE]
+    writer, _, decided = write(Model(says(thought)), Drafts(typical=[thought]))
+    assert (writer.ids, writer.passes, writer.kept, decided) == (thought, 1, len(thought), True)
+
+
+def test_a_sentence_that_no_last_thought_had_is_found_among_typical_ones():
+    lift, carry = [*OPEN, 40, 41, 42, *CLOSE], [*OPEN, 60, 61, 62, 63, 64, 65, 66, *CLOSE]
+    without, having = Drafts(), Drafts(typical=[lift, carry])
+    for memory in (without, having):
+        memory.remember(lift)
+    (slow, *_), (quick, *_) = (write(Model(says(carry)), memory) for memory in (without, having))
+    assert slow.ids == quick.ids == carry
+    assert quick.passes <= 4 < slow.passes
+
+
+def test_the_newest_thought_comes_before_typical_ones_and_a_new_episode_begins_with_these():
+    memory = Drafts(typical=[[*OPEN, 40, *CLOSE]])
+    memory.remember([*OPEN, 41, *CLOSE])
+    assert [proposal.token for proposal in memory.newest()] == [*OPEN, 41, *CLOSE]
+    assert memory.lookup([*OPEN, 41])[:2] == tuple(CLOSE)
+    memory.clear()
+    assert [proposal.token for proposal in memory.newest()] == [*OPEN, 40, *CLOSE]
+    assert memory.lookup([*OPEN, 41]) == ()
+
+
+def test_words_are_continued_from_the_longest_match_and_its_first_place():
+    memory = remembering([40, 41, 50, 40, 41, 51, 43, 41, 52])
+    assert memory.lookup([40, 41])[0] == 50, "the first place"
+    assert memory.lookup([50, 40, 41])[0] == 51, "the longer match"
+    assert memory.lookup([41, 52]) == (), "nothing follows it"
+    assert memory.lookup([41]) == (), "one token says too little"
+
+
 def test_numbers_are_doubted_from_the_start_and_words_are_not():
     memory = Drafts(numbers={50})
     number, word, guess = Proposal(50, guessed=False), Proposal(41, guessed=False), Proposal(50, guessed=True)
-    assert memory.chance((4, 40), number) < 0.5 < memory.chance((4, 40), guess) < memory.chance((4, 40), word)
+
+    def chance(proposal):
+        return memory.chances((4, 40), [proposal])[0]
+
+    assert chance(number) < 0.5 < chance(guess) < chance(word)
     for _ in range(5):
-        memory.record((4, 40), number, stood=True)
-        memory.record((4, 40), guess, stood=False)
-    assert memory.chance((4, 40), number) > 0.8  # what was seen counts more than the first opinion
-    assert memory.chance((4, 40), guess) < 0.2  # and guesses are counted apart
+        memory.record((4, 40), [number], stood=1)
+        memory.record((4, 40), [guess], stood=0)
+    assert chance(number) > 0.8  # what was seen counts more than the first opinion
+    assert chance(guess) < 0.2  # and guesses are counted apart
+
+
+def test_what_stands_behind_a_word_is_recorded_up_to_the_first_that_did_not_stand():
+    memory = Drafts()
+    tried = [Proposal(token, guessed=False) for token in (41, 42, 43)]
+    for _ in range(20):
+        memory.record((4, 40), tried, stood=1)
+    first, second, third = memory.chances((4, 40), tried)
+    assert (first, third) == (1.0, 1.0), "41 stood; 43 was never reached"
+    assert second < 0.1
 
 
 def test_a_draft_stops_at_a_doubtful_number_when_rows_are_dear_and_goes_on_when_they_are_cheap():

@@ -107,8 +107,8 @@ class DictatedWords(Chooser):
     def guesses(self, logits: NDArray[np.float32]) -> list[int]:
         """The words behind those, as they would be guessed."""
         behind = slice(self._written, self._written + len(logits))
-        new, old = self._words[behind], self._old[behind]
-        old += new[len(old) :]
+        new = self._words[behind]  # shorter than the old ones where a thought has lost words
+        old = [*self._old[behind], *new[len(self._old[behind]) :]][: len(new)]
         hits = self._rng.random(len(new)) < GUESSED
         return [word if hit else before for word, before, hit in zip(new, old, hits, strict=True)]
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from dtvla.policy.engines import Engine, read_engines
 from dtvla.policy.errors import BundleError
 from dtvla.policy.onnx_files import external_files
-from dtvla.policy.prompt import load_tokenizer
+from dtvla.policy.prompt import load_tokenizer, thought_ids
 from dtvla.policy.spec import FILE, SIGNATURE, Fields, PolicySpec
 
 SEAL = "sha256"  # the field of policy.json that holds its own hash
@@ -32,7 +32,7 @@ class Bundle:
     """A verified bundle.
 
     `fingerprint` is the seal of policy.json, which holds all other hashes. `signer` names the trusted key
-    that signed it; it is empty when none was asked for.
+    that signed it; it is empty when none was asked for. `typical` are ids of the typical thoughts, with tags.
     """
 
     path: Path
@@ -42,6 +42,7 @@ class Bundle:
     fingerprint: str
     engines: tuple[Engine, ...] = ()  # TensorRT engines for one machine or several
     signer: str = ""
+    typical: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def load(cls, path: str | Path, trusted_key: str | Path = "") -> Bundle:
@@ -77,7 +78,8 @@ class Bundle:
         for name in GRAPHS:
             _check_weights(folder / name, files)
         tokenizer = _load_tokenizer(folder / "tokenizer.json", spec)
-        return cls(folder, spec, tokenizer, files, data[SEAL], engines, signer)
+        typical = _read_typical(spec, tokenizer)
+        return cls(folder, spec, tokenizer, files, data[SEAL], engines, signer, typical)
 
 
 def write_bundle(path: str | Path, spec: PolicySpec, engines: Sequence[Engine] = ()) -> None:
@@ -186,3 +188,10 @@ def _load_tokenizer(path: Path, spec: PolicySpec) -> Tokenizer:
         return load_tokenizer(path, spec.layout)
     except ValueError as error:
         raise BundleError(str(error)) from None
+
+
+def _read_typical(spec: PolicySpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    try:
+        return tuple(thought_ids(tokenizer, spec.layout, words) for words in spec.typical_thoughts)
+    except ValueError as error:
+        raise BundleError(f"{FILE}: typical_thoughts: {error}. Export the policy again.") from None

@@ -50,13 +50,16 @@ def choose(logits: NDArray[np.float32], layout: TokenLayout) -> list[int]:
     Raises:
         PolicyFault: the logits hold NaN or infinity.
     """
-    best: list[int] = logits.argmax(-1).tolist()  # NaN wins an argmax, so looking at the winners is enough
-    if any(token == layout.eos or layout.action_begin <= token <= layout.action_end for token in best):
+    best = logits.argmax(-1)
+    ids: list[int] = best.tolist()
+    if any(token == layout.eos or layout.action_begin <= token <= layout.action_end for token in ids):
         ban(logits, layout)
-        best = logits.argmax(-1).tolist()
-    if not all(math.isfinite(logits[row, token]) for row, token in enumerate(best)):
+        best = logits.argmax(-1)
+        ids = best.tolist()
+    # NaN wins an argmax, so looking at the winners is enough.
+    if not math.isfinite(logits[np.arange(len(ids)), best].sum()):
         raise PolicyFault(_NOT_FINITE)
-    return best
+    return ids
 
 
 def ban(logits: NDArray[np.float32], layout: TokenLayout) -> None:

@@ -68,6 +68,19 @@ def prompt_ids(
     return np.array([*images, layout.bos, *text], np.int64)
 
 
+def thought_ids(tokenizer: Tokenizer, layout: TokenLayout, words: str) -> tuple[int, ...]:
+    """Ids of a whole thought, tags included, whose words are given.
+
+    Raises:
+        ValueError: the words hold an id that is not for words.
+    """
+    inside = tokenizer.encode(words, add_special_tokens=False).ids
+    reserved = special_ids(layout).union(layout.banned().tolist())
+    if not reserved.isdisjoint(inside):
+        raise ValueError(f"{plain(words)} holds a token reserved for the model, such as <think>")
+    return (layout.think, *inside, layout.end_think, layout.action)
+
+
 def load_tokenizer(path: Path, layout: TokenLayout) -> Tokenizer:
     """Reads a tokenizer file and compares its ids with the layout's.
 

@@ -74,7 +74,8 @@ class Policy:
         self._chooser = chooser or Chooser(
             bundle.spec.layout, self.options.temperature, self.options.seed, self.options.action_temperature
         )
-        self._drafts = Drafts(number_tokens(bundle.tokenizer))
+        typical = bundle.typical if self.options.drafts else ()
+        self._drafts = Drafts(number_tokens(bundle.tokenizer), typical)
         self._prompts: dict[str, NDArray[np.int64]] = {}
         self.reset()
 

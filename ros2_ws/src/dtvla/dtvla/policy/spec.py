@@ -31,6 +31,8 @@ MOST = {
     "cache_length": 1 << 20,
     "horizon": 1000,  # as `control.limits.MAX_HORIZON`
     "image_size": 4096,
+    "typical_thoughts": 64,
+    "thought_characters": 4000,
 }
 LARGEST = 1e30  # of any number; far from where float64 ends, so that what is computed with it stays finite
 ACTION_DIM = 7  # translation, rotation, gripper: what the controller and LIBERO execute
@@ -69,6 +71,7 @@ class PolicySpec:
     decode_shift: int = 0
     precision: str = "fp32"  # of the graphs' weights, one of `PRECISIONS`
     prompt_prefix: str = THINKING_PREFIX
+    typical_thoughts: tuple[str, ...] = ()  # words of what it often thinks: first drafts
     action_scale: ActionScale = field(default_factory=ActionScale)
     gripper: Gripper = field(default_factory=Gripper)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -103,6 +106,7 @@ class PolicySpec:
             "decode_shift": self.decode_shift,
             "precision": self.precision,
             "prompt_prefix": self.prompt_prefix,
+            **({"typical_thoughts": list(self.typical_thoughts)} if self.typical_thoughts else {}),
             "action_scale": dataclasses.asdict(self.action_scale),
             "gripper": dataclasses.asdict(self.gripper),
             "provenance": dict(self.provenance),
@@ -138,6 +142,7 @@ class PolicySpec:
             decode_shift=top.integer("decode_shift", 0, 1),
             precision=_read_precision(top),
             prompt_prefix=top.text("prompt_prefix"),
+            typical_thoughts=_read_typical(top),
             action_scale=_read_scale(top.section("action_scale")),
             gripper=_read_gripper(top.section("gripper")),
             provenance=top.section("provenance").rest(),
@@ -250,6 +255,18 @@ def _read_precision(top: Fields) -> str:
     if precision not in PRECISIONS:
         raise BundleError(f"{FILE}: precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
     return str(precision)
+
+
+def _read_typical(top: Fields) -> tuple[str, ...]:
+    raw = top.take_or("typical_thoughts", [])
+    if not (isinstance(raw, list) and all(isinstance(words, str) for words in raw)):
+        raise BundleError(f"{FILE}: typical_thoughts must be a list of strings.")
+    if len(raw) > MOST["typical_thoughts"] or any(len(words) > MOST["thought_characters"] for words in raw):
+        raise BundleError(
+            f"{FILE}: typical_thoughts holds more than {MOST['typical_thoughts']} thoughts, or one of more "
+            f"than {MOST['thought_characters']} characters. Export the policy again."
+        )
+    return tuple(raw)
 
 
 def _read_image(f: Fields) -> ImageSpec:

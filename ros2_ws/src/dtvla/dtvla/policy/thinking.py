@@ -23,6 +23,7 @@ from dtvla.policy.decoding import Chooser, is_complete
 from dtvla.policy.drafts import Context, Drafts, Proposal
 from dtvla.policy.layout import NEVER, Bounds, TokenLayout
 
+_NOTHING = np.empty(0, np.int64)
 CERTAIN = 0.9  # a token that stands less often than this is doubtful
 GUESSED = (
     0.8  # share of the changed numbers that rows behind a wrong word guess right (docs/results/thinking.md)
@@ -101,26 +102,26 @@ class ThoughtWriter:
 
     def plan(self) -> Pass:
         """The next pass: first the prompt and the newest thought, then the last word and how it may go on."""
-        if self.ids:
-            ids = np.array(self.ids[-1:], np.int64)
-            position, features = len(self._prompt) + len(self.ids) - 1, None
-        else:
-            ids, position, features = self._prompt, 0, self._features
         self._ahead = self._ahead or self._said_before()
         self._draft, self._decides = self._likely(self._ahead)
-        feed = [
-            p.token for p in self._draft[:-1]
-        ]  # the last word is only compared; `<action>` is a row of the action block
-        block = self._layout.action_block() if self._decides else np.empty(0, np.int64)
-        rows = np.concatenate([ids, feed, block]).astype(np.int64)
-        first, action_row = len(ids) - 1, len(ids) + len(feed)
+        feed = [p.token for p in self._draft[:-1]]  # the last word is only compared
+        block = self._layout.action_block() if self._decides else _NOTHING  # `<action>` is one of its rows
+        if self.ids:
+            position, features = len(self._prompt) + len(self.ids) - 1, None
+            rows = np.array([self.ids[-1], *feed, *block], np.int64)
+            first = 0
+        else:
+            position, features = 0, self._features
+            rows = np.concatenate([self._prompt, np.array(feed, np.int64), block])
+            first = len(self._prompt) - 1
+        action_row = first + 1 + len(feed)
         start = position + action_row if self._decides else NEVER
         return Pass(
             rows,
             Bounds(len(self._prompt), start, position + len(rows), position),
             features,
-            tuple(range(first, first + max(len(self._draft), 1))),
-            tuple(range(action_row, action_row + self._layout.slots)) if self._decides else (),
+            range(first, first + max(len(self._draft), 1)),
+            range(action_row, action_row + self._layout.slots) if self._decides else (),
         )
 
     def take(self, out: Logits) -> None:
@@ -144,7 +145,7 @@ class ThoughtWriter:
         beyond they count only if the doubtful token stands, or if what they guess saves passes.
         """
         ahead = ahead[: self._limits.tokens - len(self.ids)]
-        chances = self._chances(ahead)
+        chances = self._drafts.chances(self._context(), ahead)
         taken, chance = 0, 1.0  # how many, and the chance that all of them stand
         while taken < len(ahead):
             end = taken + 1
@@ -158,14 +159,6 @@ class ThoughtWriter:
         ends = bool(draft) and is_complete([*self.ids, *(p.token for p in draft)], self._layout)
         return draft, ends and self._worth(chance, self._layout.slots + 3)
 
-    def _chances(self, ahead: Sequence[Proposal]) -> list[float]:
-        """How likely each of the tokens that may come stands, if those before it do."""
-        before, chances = self._context(), []
-        for proposal in ahead:
-            chances.append(self._drafts.chance(before, proposal))
-            before = before[1], proposal.token
-        return chances
-
     def _tells(self, chances: Sequence[float]) -> bool:
         """Whether rows behind a doubtful token are worth what they guess: a wrong word there costs a pass."""
         return GUESSED * sum(1.0 - chance for chance in chances) > len(chances) * self._row_cost
@@ -176,20 +169,23 @@ class ThoughtWriter:
 
     def _take_words(self, logits: NDArray[np.float32]) -> bool:
         """Chooses words row by row until one differs from the draft; True when the whole draft stood."""
-        draft, ahead = self._draft, self._ahead
+        draft, ahead, before = self._draft, self._ahead, self._context()
+        ids, action = self.ids, self._layout.action
+        begin = len(ids)
         for i, token in enumerate(self._chooser.words(logits)):
-            stood = i < len(draft) and token == draft[i].token
-            if i < len(draft):
-                self._drafts.record(self._context(), draft[i], stood)
-            self.ids.append(token)
-            self.kept += stood
-            if not stood:
+            ids.append(token)
+            if i == len(draft) or token != draft[i].token:
+                self._drafts.record(before, draft, stood=i)
+                self.kept += i
                 lost = i == 0 or i >= len(ahead)  # a second word in succession, or nothing was known
                 guesses = [] if lost else self._chooser.guesses(logits[i + 1 : len(draft)])
-                self._ahead = [] if lost else self._drafts.after(self.ids, ahead[i:], guesses, self._ended)
+                self._ahead = [] if lost else self._drafts.after(ids, ahead[i:], guesses, self._ended)
                 return False
-            if self.complete:
+            if token == action and self.complete:
                 break
+        stood = len(ids) - begin
+        self._drafts.record(before, draft[:stood], stood)
+        self.kept += stood
         self._ahead = ahead[len(draft) :]
         return True
 

@@ -17,7 +17,7 @@ Features: TypeAlias = Any
 
 # `Backend.row_cost` on a CPU (`dtvla bench` prints what it measures), and on a GPU, where a pass of few rows
 # waits for the weights whatever the rows (not measured).
-CPU_ROW_COST, GPU_ROW_COST = 0.1, 0.01
+CPU_ROW_COST, GPU_ROW_COST = 0.04, 0.01
 
 
 class Logits(NamedTuple):

@@ -48,15 +48,18 @@ class OnnxRuntimeBackend:
                 f"{self.hidden_size}. Export the policy again."
             )
         self._length = spec.cache_length
-        self._vocab_size = spec.layout.vocab_size
+        self._vocab_size, self._bins = spec.layout.vocab_size, spec.layout.bins
+        self._block_rows = spec.layout.slots + 3
         self._make_cache()
 
     def _make_cache(self) -> None:
         self._caches = self.allocate_caches(1, self._length)
         self._no_features = np.zeros((1, 0, self.hidden_size), np.float32)
         self._block = self.bind_caches(self._caches)
-        self._logits = np.empty((1, FEW, self._vocab_size), np.float32)
-        self._few: dict[int, _FewRows] = {}
+        few = FEW + self._block_rows
+        self._think = np.empty((1, few, self._vocab_size), np.float32)
+        self._action = np.empty((1, few, self._bins), np.float32)
+        self._few: dict[tuple[int, int, int], _FewRows] = {}
 
     @property
     def description(self) -> str:
@@ -111,14 +114,9 @@ class OnnxRuntimeBackend:
             raise ValueError(
                 f"{len(ids)} rows from position {bounds.q_start} on exceed the cache of {self._length} rows."
             )
-        rows = len(ids)
-        if (
-            rows <= FEW
-            and features is None
-            and not len(action_rows)
-            and list(think_rows) == list(range(rows))
-        ):
-            return Logits(self._few_rows(rows).run(self.decoder, ids, bounds), _NO_ACTIONS)
+        if features is None and len(ids) <= FEW + (self._block_rows if len(action_rows) else 0):
+            few = self._few_rows(len(ids), len(think_rows), len(action_rows))
+            return few.run(self.decoder, ids, bounds, think_rows, action_rows)
         binding = self._block
         binding.bind_cpu_input("ids", np.ascontiguousarray(ids[None], np.int64))
         binding.bind_cpu_input("features", self._no_features if features is None else features[None])
@@ -132,11 +130,13 @@ class OnnxRuntimeBackend:
         think, action = (value.numpy()[0] for value in binding.get_outputs()[-2:])
         return Logits(think, action)
 
-    def _few_rows(self, rows: int) -> _FewRows:
-        if rows not in self._few:
+    def _few_rows(self, rows: int, think: int, action: int) -> _FewRows:
+        key = rows, think, action
+        if key not in self._few:
             binding = self.bind_caches(self._caches)
-            self._few[rows] = _FewRows(binding, self._no_features, self._logits[:, :rows])
-        return self._few[rows]
+            logits = Logits(self._think[:, :think], self._action[:, :action])
+            self._few[key] = _FewRows(binding, rows, self._no_features, logits)
+        return self._few[key]
 
     def allocate_caches(self, batch: int, length: int) -> dict[str, ort.OrtValue]:
         """One zeroed buffer per layer for keys and one for values, by the graph's names."""
@@ -154,48 +154,58 @@ class OnnxRuntimeBackend:
         return binding
 
 
-FEW = 24  # most rows of a pass whose buffers are kept bound: drafts between two doubtful words are shorter
-_NO_ACTIONS = np.empty((0, 0), np.float32)
+# Most rows, beside an action block, of a pass whose buffers are kept bound: all but those with a prompt.
+FEW = 32
 
 
 class _FewRows:
-    """Thinking passes of some number of rows with all their buffers bound once: a pass writes a few integers.
+    """Passes of some number of rows with all their buffers bound once: a pass writes a few integers.
 
     Args:
         binding: with the caches bound.
+        rows: of the passes.
         no_features: [1, 0, H].
-        logits: [1, rows, V], contiguous; every pass writes here.
+        logits: [1, think rows, V] and [1, action rows, bins], contiguous; every pass writes here.
     """
 
     def __init__(
-        self, binding: ort.IOBinding, no_features: NDArray[np.float32], logits: NDArray[np.float32]
+        self, binding: ort.IOBinding, rows: int, no_features: NDArray[np.float32], logits: Logits
     ) -> None:
-        rows = logits.shape[1]
         self._binding = binding
         self._ids = np.zeros((1, rows), np.int64)
         self._bounds = np.zeros((1, 4), np.int32)
         self._write_index = np.zeros(1, np.int64)
-        self._logits = logits
+        self._think_rows = np.zeros(logits.think.shape[1], np.int64)
+        self._action_rows = np.zeros(logits.action.shape[1], np.int64)
+        self._logits = Logits(logits.think[0], logits.action[0])
         inputs = {
             "ids": self._ids,
             "features": no_features,
             "bounds": self._bounds,
             "write_index": self._write_index,
-            "think_rows": np.arange(rows, dtype=np.int64),
-            "act_rows": np.zeros(0, np.int64),
+            "think_rows": self._think_rows,
+            "act_rows": self._action_rows,
         }
         # On the CPU an OrtValue is a view: writing to the array is writing to the bound input.
         self._keep = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
         for name, value in self._keep.items():
             binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output("think_logits", ort.OrtValue.ortvalue_from_numpy(self._logits))
+        binding.bind_ortvalue_output("think_logits", ort.OrtValue.ortvalue_from_numpy(logits.think))
+        binding.bind_ortvalue_output("action_logits", ort.OrtValue.ortvalue_from_numpy(logits.action))
 
     def run(
-        self, session: ort.InferenceSession, ids: NDArray[np.int64], bounds: Bounds
-    ) -> NDArray[np.float32]:
-        """Logits [rows, V]; the array is overwritten by the next pass."""
+        self,
+        session: ort.InferenceSession,
+        ids: NDArray[np.int64],
+        bounds: Bounds,
+        think_rows: Sequence[int],
+        action_rows: Sequence[int],
+    ) -> Logits:
+        """One pass; the logits are overwritten by the next one."""
         self._ids[0] = ids
         self._bounds[0] = bounds
         self._write_index[0] = bounds.q_start
+        self._think_rows[:] = think_rows
+        self._action_rows[:] = action_rows
         session.run_with_iobinding(self._binding)
-        return self._logits[0]
+        return self._logits
