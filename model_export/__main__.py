@@ -19,8 +19,9 @@ from model_export.calibration import calibrate, recorded_looks
 from model_export.errors import ExportError
 from model_export.parity import Parity, ParityError
 from model_export.quantise import Kind, quantise_bundle
-from model_export.typical import recorded_thoughts, typical_thoughts
 from training.checkpoint import CheckpointError, load_policy
+from training.datasets.errors import DatasetError
+from training.typical import recorded_thoughts, typical_thoughts
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def main(config: Export) -> int:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         with console.status("exporting vision and decoder graphs (a minute for a small policy)"):
             results = export(config)
-    except (CheckpointError, BundleError, ParityError, ExportError) as error:
+    except (CheckpointError, BundleError, ParityError, ExportError, DatasetError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 1
     if results:

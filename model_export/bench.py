@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -209,10 +210,11 @@ def tables(sizes: list[Size]) -> Iterator[Table]:
     """The figures for people."""
     for size in sizes:
         view = Table(
+            box=box.SIMPLE,
             title=f"{size.name} size: {size.parameters / 1e6:.1f} M parameters, thoughts of "
-            f"{size.thought_tokens:.0f} tokens"
+            f"{size.thought_tokens:.0f} tokens",
         )
-        for head in ("way", "precision", "p50", "p99", "times as fast", "thinking step", "of the bandwidth"):
+        for head in ("way", "precision", "p50", "p99", "as fast", "thinking step", "bandwidth"):
             view.add_column(head, justify="left" if head in ("way", "precision") else "right")
         for way in size.ways:
             view.add_row(

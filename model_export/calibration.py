@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
@@ -22,6 +24,7 @@ from model_export.weights import weight_inputs
 Ranges = dict[str, tuple[float, float]]  # smallest and largest value by the tensor's name
 Feeds = list[dict[str, NDArray[Any]]]
 Look = tuple[Mapping[str, NDArray[np.uint8]], str]
+_WARNINGS, _ERRORS = 2, 3  # ONNX Runtime's severities
 LOOKS = 64  # decisions to calibrate on
 
 
@@ -63,28 +66,18 @@ def recorded_looks(episodes: Path, looks: int = LOOKS) -> Iterator[Look]:
     Raises:
         ExportError: there are none.
     """
-    files = recorded_files(episodes)
-    share = -(-looks // len(files))
-    for path in files[:: max(1, len(files) // looks)]:
-        with np.load(path) as data:
-            pictures, instruction = data["images"], str(data["instruction"])
-        for index in np.linspace(0, len(pictures) - 1, share).astype(int):
-            yield {"agentview": pictures[index, 0], "wrist": pictures[index, 1]}, instruction
-
-
-def recorded_files(episodes: Path) -> list[Path]:
-    """The episodes of a folder of `python -m training.collect`.
-
-    Raises:
-        ExportError: there are none.
-    """
     files = sorted(episodes.glob("*.npz"))
     if not files:
         raise ExportError(
             f"{episodes} holds no recorded episodes (*.npz). `python -m training.collect --out {episodes}` "
             "makes some."
         )
-    return files
+    share = -(-looks // len(files))
+    for path in files[:: max(1, len(files) // looks)]:
+        with np.load(path) as data:
+            pictures, instruction = data["images"], str(data["instruction"])
+        for index in np.linspace(0, len(pictures) - 1, share).astype(int):
+            yield {"agentview": pictures[index, 0], "wrist": pictures[index, 1]}, instruction
 
 
 def _decoder_feed(
@@ -124,6 +117,16 @@ class _Reader(CalibrationDataReader):
         return {**feed, **empty}
 
 
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Sessions that begin within give no warnings: here every pass copies its caches, one warning each."""
+    ort.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
+
+
 def _ranges(path: Path, feeds: Feeds) -> Ranges:
     graph = onnx.load(str(path), load_external_data=False).graph
     wanted = sorted({node.input[0] for node in weight_inputs(graph)})
@@ -132,7 +135,7 @@ def _ranges(path: Path, feeds: Feeds) -> Ranges:
         for value in graph.input
         if value.name.startswith(("key_", "value_"))
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _errors_only():
         calibrator = create_calibrator(
             str(path),
             op_types_to_calibrate=["MatMul"],

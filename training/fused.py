@@ -2,13 +2,15 @@
 
 A small model's pass on a CPU is mostly the overhead of its operations. Here projections that read the same
 rows are one product, the norm is one operation, keys and values are kept once per query head, and a pass
-whose rows see everything has no mask. The same numbers as `training.cached` up to the rounding of sums.
+whose rows see everything has no mask; oneDNN multiplies. The same numbers as `training.cached` up to the
+rounding of sums.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from dtvla.policy.layout import Bounds, allowed
 from training.cached import TorchBackend
 from training.model import DeepThinkVLA, GemmaLayer, rope_tables
+from training.onednn import linear, use_onednn
 
 
 class _Layer(NamedTuple):
@@ -36,6 +39,7 @@ class FusedBackend(TorchBackend):
     """
 
     def __init__(self, model: DeepThinkVLA, cache_length: int) -> None:
+        use_onednn(model)  # the vision tower's layers
         self._model, self._length = model, cache_length
         text = model.config.text
         shape = (1, text.heads, cache_length, text.head_dim)
@@ -81,18 +85,18 @@ class FusedBackend(TorchBackend):
             value.zero_()
 
     @torch.inference_mode()
-    def _hidden(self, ids_1S: Tensor, bounds: Bounds, features_1FH: Tensor | None) -> Tensor:
+    def _hidden(self, ids_1S: Tensor, bounds: Bounds, features_1FH: Tensor | None, first: int) -> Tensor:
         text = self._model.config.text
         x_SH = self._model.embed(ids_1S, features_1FH)[0] * text.hidden_size**0.5
         size, heads, kv_heads, dim = len(x_SH), text.heads, text.kv_heads, text.head_dim
         start, keys = bounds.q_start, bounds.kv_len
         end = start + size
         cos, sin = self._cos[start:end], self._sin[start:end]
-        visible = allowed(bounds, size, keys)
-        mask = None if visible.all() else torch.from_numpy(visible)
+        bias = _bias(bounds, size, keys)
         x, eps, width = x_SH, text.rms_norm_eps, (text.hidden_size,)
-        for layer, (key, value) in zip(self._layers, self._caches, strict=True):
-            rows = F.linear(F.rms_norm(x, width, layer.norm, eps), layer.qkv)
+        last = len(self._layers) - 1
+        for number, (layer, (key, value)) in enumerate(zip(self._layers, self._caches, strict=True)):
+            rows = linear(F.rms_norm(x, width, layer.norm, eps), layer.qkv)
             rows = rows.view(size, heads + 2 * kv_heads, dim)
             a, b = rows[:, : heads + kv_heads].chunk(2, -1)
             turned = torch.cat([a * cos - b * sin, b * cos + a * sin], -1).transpose(0, 1)
@@ -100,10 +104,23 @@ class FusedBackend(TorchBackend):
             key[0, :, start:end].view(*groups[:2], size, dim).copy_(turned[heads:, None].expand(groups))
             plain = rows[:, heads + kv_heads :].transpose(0, 1)
             value[0, :, start:end].view(*groups[:2], size, dim).copy_(plain[:, None].expand(groups))
+            asking = first if number == last else 0  # behind the last layer nobody reads the other rows
+            x = x[asking:]
             seen = F.scaled_dot_product_attention(
-                turned[None, :heads], key[:, :, :keys], value[:, :, :keys], attn_mask=mask
+                turned[None, :heads, asking:],
+                key[:, :, :keys],
+                value[:, :, :keys],
+                attn_mask=None if bias is None else bias[asking:],
             )
-            x = x + F.linear(seen[0].transpose(0, 1).reshape(size, heads * dim), layer.out)
-            gate, up = F.linear(F.rms_norm(x, width, layer.mlp_norm, eps), layer.gate_up).chunk(2, -1)
-            x = x + F.linear(F.gelu(gate, approximate="tanh") * up, layer.down)
+            x = x + linear(seen[0].transpose(0, 1).reshape(len(x), heads * dim), layer.out)
+            gate, up = linear(F.rms_norm(x, width, layer.mlp_norm, eps), layer.gate_up).chunk(2, -1)
+            x = x + linear(F.gelu(gate, approximate="tanh") * up, layer.down)
         return F.rms_norm(x, width, self._norm, eps)[None]
+
+
+def _bias(bounds: Bounds, rows: int, keys: int) -> Tensor | None:
+    """What is added to the scores [rows, keys] of a pass; None where every row sees every key."""
+    visible = allowed(bounds, rows, keys)
+    if visible.all():
+        return None
+    return torch.from_numpy(np.where(visible, np.float32(0.0), np.float32(-np.inf)))

@@ -65,7 +65,8 @@ def commands(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
         yield f"{suite}: the learner drives", [*collect, "--suite", suite, *driven, "--every", "5"]
     yield "the second half of the training", train
     release = str(recipe.run / "release")
-    yield "the checkpoint to hand on", ["-m", "training.release", str(recipe.run / "best"), release]
+    hand_on = ["-m", "training.release", str(recipe.run / "best"), release, "--episodes", str(recipe.data)]
+    yield "the checkpoint to hand on", hand_on
     yield (
         "the bundle",
         [

@@ -1,6 +1,6 @@
 """A checkpoint to hand on: the weights in half precision, without the trainer's state.
 
-    python -m training.release runs/sft/tiny/best my_checkpoint
+    python -m training.release runs/sft/tiny/best my_checkpoint --episodes data/embedded
 
 `training.recipe` exports its bundle from what this writes, so that a run that goes on from it (`python -m
 training.rl --checkpoint ...`) begins with the policy that was measured.
@@ -9,7 +9,7 @@ training.rl --checkpoint ...`) begins with the policy that was measured.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ from rich.console import Console
 from torch import Tensor
 
 from training.checkpoint import CheckpointError, load_policy, save_policy
+from training.datasets.errors import DatasetError
+from training.typical import recorded_thoughts, typical_thoughts
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Release:
 
     checkpoint: tyro.conf.Positional[str]  # folder of a checkpoint, or a hub id owner/name
     out: tyro.conf.Positional[Path]  # folder to write; weights that are there are replaced
+    episodes: Path | None = None  # of `python -m training.collect`: its typical thoughts are taken from them
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,18 +49,21 @@ def release(config: Release) -> None:
 
     Raises:
         CheckpointError: it cannot be read, or not be written in half precision.
+        DatasetError: there are no episodes.
     """
     policy = load_policy(config.checkpoint)
-    save_policy(
-        config.out, policy.model.config, halved(policy.model.state_dict()), policy.spec, policy.tokenizer
-    )
+    spec = policy.spec
+    if config.episodes is not None:
+        said = recorded_thoughts(config.episodes)
+        spec = replace(spec, typical_thoughts=typical_thoughts(said, policy.tokenizer))
+    save_policy(config.out, policy.model.config, halved(policy.model.state_dict()), spec, policy.tokenizer)
 
 
 def main(config: Release) -> int:
     """The command; returns its exit code."""
     try:
         release(config)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DatasetError, OSError) as error:
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}")
         return 1
     size = sum(path.stat().st_size for path in config.out.glob("*.safetensors")) / 1e6

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -114,6 +115,14 @@ def test_a_released_checkpoint_is_half_as_large_and_otherwise_the_same(folder, t
     assert json.dumps(small.spec.to_json()) == json.dumps(load_policy(out).spec.to_json())
     assert small.spec.normaliser.to_stats() == whole.spec.normaliser.to_stats()
     assert {v.dtype for v in load_file(out / "model.safetensors").values()} == {torch.float16}
+
+
+def test_a_released_checkpoint_brings_the_typical_thoughts_of_episodes(folder, tmp_path):
+    episodes = tmp_path / "episodes"
+    episodes.mkdir()
+    np.savez(episodes / "a_1.npz", thoughts=np.array(["go to the can.", "", "lift it."]))
+    release(Release(str(folder), tmp_path / "released", episodes))
+    assert set(load_policy(tmp_path / "released").spec.typical_thoughts) == {"go to the can.", "lift it."}
 
 
 def test_weights_that_half_precision_cannot_hold_are_named():

@@ -12,8 +12,9 @@ from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
 from model_export import typical
 from model_export.__main__ import _with_typical
-from model_export.errors import ExportError
 from training.collect import save_episode
+from training.datasets.errors import DatasetError
+from training.typical import _pieces, number_tokens, typical_thoughts
 
 REACH = ["the can is 1 cm left. move.", "the can is 2 cm left. move.", "the can is 12 cm left. move."]
 WORDS = ["go", "up", "to", "the", "can", "and", "lift", "it", "3", "7"]
@@ -35,24 +36,24 @@ def episodes(tmp_path):
 
 
 def test_thoughts_that_differ_in_numbers_alone_are_one(tokenizer):
-    assert typical.typical_thoughts(REACH[:2], tokenizer) == (REACH[0],)
+    assert typical_thoughts(REACH[:2], tokenizer) == (REACH[0],)
 
 
 def test_what_is_said_most_comes_first(tokenizer):
-    assert typical.typical_thoughts([HELD, *REACH, *REACH], tokenizer)[0] in REACH
-    assert typical.typical_thoughts([REACH[0], *[HELD] * 9], tokenizer)[0] == HELD
+    assert typical_thoughts([HELD, *REACH, *REACH], tokenizer)[0] in REACH
+    assert typical_thoughts([REACH[0], *[HELD] * 9], tokenizer)[0] == HELD
 
 
 @given(said=st.lists(st.lists(st.sampled_from(WORDS), max_size=9)))
 def test_every_piece_that_was_said_is_in_a_typical_thought(random_bundle_path, said):
     tokenizer = Bundle.load(random_bundle_path).tokenizer
     thoughts = [" ".join(words) for words in said]
-    chosen = typical.typical_thoughts(thoughts, tokenizer, count=1000)
-    numbers = typical.number_tokens(tokenizer)
+    chosen = typical_thoughts(thoughts, tokenizer, count=1000)
+    numbers = number_tokens(tokenizer)
 
     def pieces(group):
         ids = (tokenizer.encode(words, add_special_tokens=False).ids for words in group if words)
-        return set().union(*(typical._pieces(each, numbers) for each in ids))
+        return set().union(*(_pieces(each, numbers) for each in ids))
 
     assert pieces(chosen) == pieces(thoughts)
     assert set(chosen) <= set(thoughts)
@@ -93,6 +94,6 @@ def test_an_export_takes_them_from_the_episodes_that_it_is_calibrated_on(random_
 
 def test_a_folder_without_episodes_is_refused(random_bundle_path, tmp_path):
     bundle = shutil.copytree(random_bundle_path, tmp_path / "bundle")
-    with pytest.raises(ExportError, match="holds no recorded episodes"):
+    with pytest.raises(DatasetError, match="holds no recorded episodes"):
         typical.add_typical(bundle, tmp_path)
     assert Bundle.load(bundle).fingerprint == Bundle.load(random_bundle_path).fingerprint

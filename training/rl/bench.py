@@ -1,10 +1,10 @@
 """How much of the simulators' own speed is left when a policy thinks, decides and is recorded.
 
-    python -m training.rl.bench CHECKPOINT --episodes 4
+    python -m training.rl.bench --checkpoint CHECKPOINT
 
-The same first states are played by random actions, the simulators alone, and as rollouts, in the same number
-of worker processes; each way warms up with an episode per worker. Steps in which the simulators alone would
-not look are not rendered in either.
+Rollouts are played first; then the simulators alone repeat what was done in them, action by action, in the
+same number of worker processes. Each way warms up with an episode per worker, and renders what a policy
+looks at.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dtvla.policy.layout import TokenLayout
+from dtvla.policy.runner import Decision, raw_actions
+from dtvla.policy.spec import PolicySpec
 from dtvla.sim.env import list_tasks
 from dtvla.sim.results import machine
 from training.rl import playing
@@ -37,7 +37,7 @@ class RlBench:
     """What to measure."""
 
     checkpoint: str
-    episodes: int = 4  # of each way, after the warm-up
+    episodes: int = 16  # of each way, after the warm-up
     output: Path | None = None  # JSON file for the figures; others in it stay
     rollout: Rollout = field(default_factory=partial(Rollout, thought_tokens=64, first_seed=400_000))
 
@@ -76,49 +76,73 @@ def measure(config: RlBench) -> Throughput:
         for i in range(config.episodes + config.rollout.workers)
     ]
     warm, timed = jobs[: config.rollout.workers], jobs[config.rollout.workers :]
-    speeds, cpu, tokens = [], [], 0.0
-    for target in (_simulate, None):
-        crew = Workers(work, target)
-        try:
-            _played(crew.play(warm))
-            started = time.perf_counter()
-            found = _played(crew.play(timed))
-            steps = sum(t.finish_step for t in found)
-            speeds.append(steps / (time.perf_counter() - started))
-            cpu.append(steps / sum(t.seconds for t in found))
-        finally:
-            crew.close()
-        tokens = sum(t.tokens for t in found) / max(1, sum(len(t.moves) for t in found))
-    return Throughput(speeds[0], speeds[1], cpu[0], cpu[1], tokens)
+    rollouts = _timed(Workers(work), warm, timed)
+    done = {t.job: [move.columns for move in t.moves] for t in (*rollouts.warm, *rollouts.played)}
+    alone = _timed(Workers(work, partial(_simulate, done)), warm, timed)
+    if alone.steps != rollouts.steps:
+        raise RuntimeError(
+            f"The simulators alone made {alone.steps} steps where the rollouts made {rollouts.steps}: the "
+            "same actions did not give the same episodes, so that their times cannot be compared."
+        )
+    tokens = sum(t.tokens for t in rollouts.played) / max(1, sum(len(t.moves) for t in rollouts.played))
+    return Throughput(
+        alone.steps / alone.seconds,
+        rollouts.steps / rollouts.seconds,
+        alone.steps / sum(t.seconds for t in alone.played),
+        rollouts.steps / sum(t.seconds for t in rollouts.played),
+        tokens,
+    )
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """What was played, and how long the part behind the warm-up took."""
+
+    warm: list[Trajectory]
+    played: list[Trajectory]
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        return sum(t.finish_step for t in self.played)
+
+
+def _timed(crew: Workers, warm: Sequence[Job], timed: Sequence[Job]) -> _Timed:
+    """Plays all jobs and ends the workers."""
+    try:
+        before = _played(crew.play(warm))
+        started = time.perf_counter()
+        played = _played(crew.play(timed))
+        return _Timed(before, played, time.perf_counter() - started)
+    finally:
+        crew.close()
 
 
 def _played(results: Iterator[Trajectory | Lost]) -> list[Trajectory]:
     return [each for each in results if isinstance(each, Trajectory)]
 
 
-class _Random:
-    """A `Player` that takes no time: any actions, and a thought of tags."""
+class _Repeating:
+    """A `Player` that takes no time: the actions of a rollout, and a thought of tags."""
 
-    def __init__(self, layout: TokenLayout) -> None:
+    def __init__(self, spec: PolicySpec, done: dict[Job, list[NDArray[np.int16]]]) -> None:
+        layout = spec.layout
         self._thought = np.array([layout.think, layout.end_think, layout.action], np.int64)
-        self._shape = (layout.horizon, layout.action_dim)
+        self._spec, self._done = spec, done
 
     def begin(self, job: Job) -> None:
-        self._rng = np.random.default_rng(job.seed)
+        self._rest = iter(self._done[job])
 
-    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> Any:
-        from dtvla.policy.runner import Decision
-
-        actions = self._rng.uniform(-1, 1, self._shape)
-        columns = np.zeros(actions.size, np.int64)
-        log_probs = np.zeros(actions.size + len(self._thought), np.float32)
-        return Decision(actions, "", self._thought, False, {}), columns, log_probs
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> playing.Drawn:
+        columns = next(self._rest).astype(np.int64)
+        log_probs = np.zeros(len(columns) + len(self._thought), np.float32)
+        return Decision(raw_actions(self._spec, columns), "", self._thought, False, {}), columns, log_probs
 
 
-def _simulate(work: Work, pipe: Connection) -> None:
+def _simulate(done: dict[Job, list[NDArray[np.int16]]], work: Work, pipe: Connection) -> None:
     """A worker without a policy."""
     spec, tokenizer = playing.frame(work.folder)
-    stage, player = playing.Stage(work.rollout), _Random(spec.layout)
+    stage, player = playing.Stage(work.rollout), _Repeating(spec, done)
     prompt_of = playing.prompts(spec, tokenizer)
     pipe.send(READY)
     try:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.decoding import Chooser, scaled
+from dtvla.policy.bundle import Bundle, typical_ids
+from dtvla.policy.decoding import Chooser
 from dtvla.policy.images import pictures
 from dtvla.policy.layout import TokenLayout
 from dtvla.policy.options import DecisionOptions
@@ -41,12 +41,10 @@ class RecordingChooser(Chooser):
         self._log_probs: list[NDArray[np.float64]] = []
         self._columns = np.empty(0, np.int64)
 
-    def draw(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
-        indices = super().draw(logits, temperature)
-        shifted = scaled(logits, temperature)
-        chosen = shifted[np.arange(len(indices)), indices]
-        self._log_probs.append(chosen - np.log(np.exp(shifted).sum(-1)))
-        return indices
+    def drawn(
+        self, indices: NDArray[np.int64], shifted: NDArray[np.float64], sums: NDArray[np.float64]
+    ) -> None:
+        self._log_probs.append(shifted[np.arange(len(indices)), indices] - np.log(sums))
 
     def columns(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         self._columns = super().columns(logits)
@@ -169,7 +167,8 @@ class Stage:
 
 def as_bundle(checkpoint: Checkpoint, folder: Path) -> Bundle:
     """A checkpoint in the form in which the runtime's policy takes it; its graphs are in torch."""
-    return Bundle(folder, checkpoint.spec, checkpoint.tokenizer, {}, "")
+    spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
+    return Bundle(folder, spec, tokenizer, {}, "", typical=typical_ids(spec, tokenizer))
 
 
 def prompts(spec: PolicySpec, tokenizer: Tokenizer) -> Callable[[str], NDArray[np.int64]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
@@ -334,11 +335,15 @@ def table(report: ThoughtReport) -> Table:
     """The report for people."""
     words = "dictated thoughts, random weights" if report.scripted else "recorded looks"
     view = Table(
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
         title=f"What thinking costs: {report.bundle}, {words}",
-        caption=f"One more row costs {report.row_cost:.2f} of a pass. "
-        "Words, actions: decisions whose words or actions are not the plain ones.",
+        caption=f"One more row costs {report.row_cost:.2f} of a pass; times: p50 of that without a thought. "
+        f"Words, acts: of {report.modes['plain'].decisions} decisions, those whose words or actions are "
+        "not the plain ones.",
     )
-    heads = ("mode", "tokens", "kept", "passes", "p50", "p99", "of no thought", "words", "actions", "solved")
+    heads = ("mode", "tokens", "kept", "passes", "p50 ms", "p99 ms", "times", "words", "acts", "solved")
     for name in heads:
         view.add_column(name, justify="left" if name == "mode" else "right")
     base = report.modes["no thought"].latency_ms[0]
@@ -349,11 +354,11 @@ def table(report: ThoughtReport) -> Table:
             f"{mode.tokens:.1f}",
             f"{mode.kept:.0%}",
             f"{mode.passes:.1f}",
-            f"{mode.latency_ms[0]:.0f} ms",
-            f"{mode.latency_ms[1]:.0f} ms",
-            f"{mode.latency_ms[0] / base:.2f} x",
-            "" if same else f"{mode.words_changed}/{mode.decisions}",
-            "" if same else f"{mode.actions_changed}/{mode.decisions}",
+            f"{mode.latency_ms[0]:.1f}",
+            f"{mode.latency_ms[1]:.1f}",
+            f"{mode.latency_ms[0] / base:.2f}",
+            "" if same else f"{mode.words_changed}",
+            "" if same else f"{mode.actions_changed}",
             f"{mode.solved[0]}/{mode.solved[1]}" if mode.solved else "",
         )
     return view

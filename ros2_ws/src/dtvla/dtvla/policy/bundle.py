@@ -78,7 +78,7 @@ class Bundle:
         for name in GRAPHS:
             _check_weights(folder / name, files)
         tokenizer = _load_tokenizer(folder / "tokenizer.json", spec)
-        typical = _read_typical(spec, tokenizer)
+        typical = typical_ids(spec, tokenizer)
         return cls(folder, spec, tokenizer, files, data[SEAL], engines, signer, typical)
 
 
@@ -190,7 +190,12 @@ def _load_tokenizer(path: Path, spec: PolicySpec) -> Tokenizer:
         raise BundleError(str(error)) from None
 
 
-def _read_typical(spec: PolicySpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+def typical_ids(spec: PolicySpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Ids of a policy's typical thoughts, with tags.
+
+    Raises:
+        BundleError: one of them holds more than words.
+    """
     try:
         return tuple(thought_ids(tokenizer, spec.layout, words) for words in spec.typical_thoughts)
     except ValueError as error:

@@ -30,6 +30,7 @@ from dtvla.policy.errors import DecisionStopped, PolicyFault
 from dtvla.policy.images import preprocess
 from dtvla.policy.options import BACKENDS, DecisionOptions
 from dtvla.policy.prompt import prompt_ids
+from dtvla.policy.spec import PolicySpec
 from dtvla.policy.stopwatch import Stopwatch
 from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
 
@@ -236,8 +237,7 @@ class Policy:
     ) -> Decision:
         require_finite(logits)
         spec = self.bundle.spec
-        values = spec.codec.decode_columns(self._chooser.columns(logits))
-        actions = spec.normaliser.unnormalise(values.reshape(spec.layout.horizon, spec.layout.action_dim))
+        actions = raw_actions(spec, self._chooser.columns(logits))
         clock.lap("act")
         return Decision(
             raw_actions=actions,
@@ -307,3 +307,9 @@ class Policy:
         """The thought's text without its tags; a character whose bytes are not all there yet is left out."""
         text = self.bundle.tokenizer.decode(ids, skip_special_tokens=True)
         return text.rstrip(_UNFINISHED_CHARACTER).strip()
+
+
+def raw_actions(spec: PolicySpec, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Action columns [slots] as actions [horizon, action_dim] in the benchmark's units."""
+    values = spec.codec.decode_columns(columns)
+    return spec.normaliser.unnormalise(values.reshape(spec.layout.horizon, spec.layout.action_dim))
