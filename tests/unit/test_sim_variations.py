@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from dtvla.cli_study import variations_table
 from dtvla.sim import assets, libero_suites, varied_pictures, varied_scenes
 from dtvla.sim.embedded import TASKS
 from dtvla.sim.env import IDLE_ACTION, SimEnv
@@ -182,6 +185,22 @@ def test_a_set_is_summed_up_against_the_suites_own_world() -> None:
     ]
     assert "| noise:1 | noise of 8 of 255 in every pixel | 1 of 4 |" in markdown(rows)
     assert rows[1].to_json()["difference"] == -0.75
+
+
+def test_a_set_is_shown_within_80_columns_with_nothing_cut_off() -> None:
+    from tests.unit.test_sim_compare import episodes
+
+    words = "background:2,occlusion:2"
+    found = {
+        name: episodes("++++" if name == "none" else "+---")
+        for name in ("none", "background_2", "occlusion_2")
+    }
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(variations_table(summarise(points(EvalOptions("expert"), words), found)))
+    shown = console.export_text()
+    assert "…" not in shown
+    for row in ("background:2", "occlusion:2"):
+        assert re.search(rf"{row} +1 of 4 +5-70 +-75 \([-+0-9 to]+\)", shown)
 
 
 def test_the_document_names_every_variation_as_the_code_does() -> None:

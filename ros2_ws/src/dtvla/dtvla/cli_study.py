@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -14,10 +14,12 @@ from tyro.conf import Positional, arg
 from dtvla.policy.options import BackendName, Decoding, Thinking
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from dtvla.sim.compare import Comparison
     from dtvla.sim.results import EpisodeResult, EvalOptions
+    from dtvla.sim.robustness import Row
     from dtvla.sim.study import Results, Study
 
 OK, FAILED = 0, 1
@@ -245,14 +247,41 @@ def summarise(study: Study, results: Results, folder: Path) -> None:
 
         points = delays.summarise(study.points, results)
         rows, table = [point.to_json() for point in points], delays.markdown(points)
+        shown: RenderableType = Markdown(table)
         draw_delays(folder / "delay.png", points, _title(study.points))
     else:
         varied = robustness.summarise(study.points, results)
         rows, table = [row.to_json() for row in varied], robustness.markdown(varied)
+        shown = variations_table(varied)
     summary = folder / SUMMARIES[study.kind]
     summary.write_text(json.dumps({"machine": machine(), "points": rows}, indent=1) + "\n")
     summary.with_suffix(".md").write_text(table + "\n")
-    console.print(Markdown(table))
+    console.print(shown)
+
+
+def variations_table(rows: Sequence[Row]) -> Table:
+    """A study of variations within 80 columns; what each of them is says the table that it writes."""
+    from rich import box
+    from rich.table import Column, Table
+
+    from dtvla.sim.results import OUTCOMES
+    from dtvla.sim.robustness import change
+
+    fixed = (Column(name, justify="right", no_wrap=True) for name in ("solved", "95 %", "points, 95 %"))
+    endings = (Column(ending, justify="right", max_width=9) for ending in OUTCOMES[1:])
+    caption = "Points: against the suite's own world. What each variation is: robustness.md there."
+    look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 0, 0, 1)}
+    view = Table(Column("variation", no_wrap=True), *fixed, *endings, caption=caption, **look)
+    for row in rows:
+        low, high = row.interval
+        view.add_row(
+            row.variation,
+            f"{row.solved} of {row.episodes}",
+            f"{100 * low:.0f}-{100 * high:.0f}",
+            change(row).removesuffix(" points"),
+            *(str(row.endings[ending]) for ending in OUTCOMES[1:]),
+        )
+    return view
 
 
 def _title(points: Mapping[str, EvalOptions]) -> str:

@@ -122,8 +122,8 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input("features", self._no_features if features is None else features[None])
         binding.bind_cpu_input("bounds", np.array([bounds], np.int32))
         binding.bind_cpu_input("write_index", np.array([bounds.q_start], np.int64))
-        binding.bind_cpu_input("think_rows", np.asarray(think_rows, np.int64))
-        binding.bind_cpu_input("act_rows", np.asarray(action_rows, np.int64))
+        binding.bind_cpu_input("think_rows", _numbers(think_rows))
+        binding.bind_cpu_input("act_rows", _numbers(action_rows))
         for name in ("think_logits", "action_logits"):
             binding.bind_output(name, "cpu")
         self.decoder.run_with_iobinding(binding)
@@ -205,7 +205,16 @@ class _FewRows:
         self._ids[0] = ids
         self._bounds[0] = bounds
         self._write_index[0] = bounds.q_start
-        self._think_rows[:] = think_rows
-        self._action_rows[:] = action_rows
+        self._think_rows[:] = _numbers(think_rows)
+        self._action_rows[:] = _numbers(action_rows)
         session.run_with_iobinding(self._binding)
         return self._logits
+
+
+def _numbers(rows: Sequence[int]) -> NDArray[np.int64]:
+    """Row numbers as an array; numpy would read a range number by number."""
+    return (
+        np.arange(rows.start, rows.stop)
+        if isinstance(rows, range) and rows.step == 1
+        else np.asarray(rows, np.int64)
+    )
