@@ -15,9 +15,9 @@ from dtvla.policy.layout import Bounds
 Features: TypeAlias = Any
 
 
-# `Backend.row_cost` on a CPU: 0.08 to 0.1 in a loop of nothing else (`dtvla bench` prints it), but a pass within a
-# decision finds cold caches and pays for Python too. On a GPU a pass of few rows waits for the weights whatever
-# the rows (not measured).
+# `Backend.row_cost` on a CPU: 0.08 to 0.1 in a loop of nothing else (`dtvla bench` prints it), but a pass
+# within a decision finds cold caches and pays for Python too. On a GPU a pass of few rows waits for the
+# weights whatever the rows (not measured).
 CPU_ROW_COST, GPU_ROW_COST = 0.04, 0.01
 
 
