@@ -210,11 +210,14 @@ def tables(sizes: list[Size]) -> Iterator[Table]:
     """The figures for people."""
     for size in sizes:
         view = Table(
-            box=box.SIMPLE,
+            box=box.SIMPLE_HEAD,
+            padding=(0, 0, 0, 1),
             title=f"{size.name} size: {size.parameters / 1e6:.1f} M parameters, thoughts of "
             f"{size.thought_tokens:.0f} tokens",
+            caption="Times: as fast as the first way. A step writes one word and reads the weights once; "
+            "bandwidth: the share of what torch reads.",
         )
-        for head in ("way", "precision", "p50", "p99", "as fast", "thinking step", "bandwidth"):
+        for head in ("way", "precision", "p50", "p99", "times", "a step", "reads", "bandwidth"):
             view.add_column(head, justify="left" if head in ("way", "precision") else "right")
         for way in size.ways:
             view.add_row(
@@ -223,7 +226,8 @@ def tables(sizes: list[Size]) -> Iterator[Table]:
                 f"{way.latency_ms[0]:.0f} ms",
                 f"{way.latency_ms[1]:.0f} ms",
                 f"{way.ratio:.2f}",
-                f"{way.step_ms:.2f} ms, {way.step_mb:.1f} MB",
+                f"{way.step_ms:.2f} ms",
+                f"{way.step_mb:.1f} MB",
                 f"{way.share:.0%}",
             )
         yield view
