@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
 from dtvla.policy.errors import BundleError
-from dtvla.policy.spec import PolicySpec
 from model_export.bundle import DTYPES, export_bundle, size_mb
 from model_export.calibration import calibrate, recorded_looks
 from model_export.errors import ExportError
@@ -21,7 +19,7 @@ from model_export.parity import Parity, ParityError
 from model_export.quantise import Kind, quantise_bundle
 from training.checkpoint import CheckpointError, load_policy
 from training.datasets.errors import DatasetError
-from training.typical import recorded_thoughts, typical_thoughts
+from training.typical import with_typical
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,8 @@ def export(config: Export) -> list[Parity]:
     if config.precision == "int8" or config.precision == "fp8":
         return _export_8bit(config, config.precision)
     policy = load_policy(config.checkpoint, DTYPES[config.precision])
-    spec = _with_typical(policy.spec, policy.tokenizer, config.calibrate)
+    spec = with_typical(policy.spec, policy.tokenizer, config.calibrate)
     return export_bundle(policy.model, spec, policy.tokenizer, config.out, config.precision)
-
-
-def _with_typical(spec: PolicySpec, tokenizer: Tokenizer, episodes: Path | None) -> PolicySpec:
-    if episodes is None:
-        return spec
-    return replace(spec, typical_thoughts=typical_thoughts(recorded_thoughts(episodes), tokenizer))
 
 
 def _export_8bit(config: Export, kind: Kind) -> list[Parity]:
@@ -62,7 +54,7 @@ def _export_8bit(config: Export, kind: Kind) -> list[Parity]:
             "(`python -m training.collect --episodes 8 --out data/calibrate` makes one)."
         )
     model, spec, tokenizer = load_policy(config.checkpoint)
-    spec = _with_typical(spec, tokenizer, config.calibrate)
+    spec = with_typical(spec, tokenizer, config.calibrate)
     with tempfile.TemporaryDirectory(dir=config.out.parent) as scratch:
         plain = base = Path(scratch) / "fp32"
         results = export_bundle(model, spec, tokenizer, plain)

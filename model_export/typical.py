@@ -8,7 +8,6 @@ The export itself does so with `--calibrate`. Drafts change no word and no actio
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -19,7 +18,7 @@ from dtvla.policy.bundle import Bundle, write_bundle
 from dtvla.policy.errors import BundleError
 from model_export.bundle import new_bundle
 from training.datasets.errors import DatasetError
-from training.typical import recorded_thoughts, typical_thoughts
+from training.typical import with_typical
 
 
 def add_typical(bundle: Path, episodes: Path) -> int:
@@ -30,12 +29,12 @@ def add_typical(bundle: Path, episodes: Path) -> int:
         DatasetError: there are no episodes.
     """
     source = Bundle.load(bundle)
-    thoughts = typical_thoughts(recorded_thoughts(episodes), source.tokenizer)
+    spec = with_typical(source.spec, source.tokenizer, episodes)
     with new_bundle(bundle) as folder:
         for name in source.files:
             shutil.copy(bundle / name, folder)
-        write_bundle(folder, replace(source.spec, typical_thoughts=thoughts), source.engines)
-    return len(thoughts)
+        write_bundle(folder, spec, source.engines)
+    return len(spec.typical_thoughts)
 
 
 def main(bundle: Positional[Path], episodes: Path) -> int:

@@ -34,12 +34,12 @@ class FusedBackend(TorchBackend):
     """The torch model as a `dtvla.policy.backends.Backend`; `refresh` after the weights have changed.
 
     Args:
-        model: in eval mode, float32, on the CPU.
+        model: in eval mode, float32, on the CPU; oneDNN multiplies in its linear layers from now on.
         cache_length: positions of the cache.
     """
 
     def __init__(self, model: DeepThinkVLA, cache_length: int) -> None:
-        use_onednn(model)  # the vision tower's layers
+        use_onednn(model)  # for the vision tower; the decoder's layers are taken apart
         self._model, self._length = model, cache_length
         text = model.config.text
         shape = (1, text.heads, cache_length, text.head_dim)

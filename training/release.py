@@ -9,7 +9,7 @@ training.rl --checkpoint ...`) begins with the policy that was measured.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.checkpoint import CheckpointError, load_policy, save_policy
 from training.datasets.errors import DatasetError
-from training.typical import recorded_thoughts, typical_thoughts
+from training.typical import with_typical
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,7 @@ def release(config: Release) -> None:
         DatasetError: there are no episodes.
     """
     policy = load_policy(config.checkpoint)
-    spec = policy.spec
-    if config.episodes is not None:
-        said = recorded_thoughts(config.episodes)
-        spec = replace(spec, typical_thoughts=typical_thoughts(said, policy.tokenizer))
+    spec = with_typical(policy.spec, policy.tokenizer, config.episodes)
     save_policy(config.out, policy.model.config, halved(policy.model.state_dict()), spec, policy.tokenizer)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from dtvla.policy.drafts import number_tokens
+from dtvla.policy.spec import PolicySpec
 from training.datasets.errors import DatasetError
 
 COUNT = 32  # most typical thoughts of a policy
@@ -63,6 +65,17 @@ def typical_thoughts(said: Iterable[str], tokenizer: Tokenizer, count: int = COU
         chosen.append(best)
         missing -= pieces[best]
     return tuple(chosen)
+
+
+def with_typical(spec: PolicySpec, tokenizer: Tokenizer, episodes: Path | None) -> PolicySpec:
+    """The spec with the typical thoughts of recorded episodes in place of its own; as it is without episodes.
+
+    Raises:
+        DatasetError: there are no episodes.
+    """
+    if episodes is None:
+        return spec
+    return replace(spec, typical_thoughts=typical_thoughts(recorded_thoughts(episodes), tokenizer))
 
 
 def _pieces(ids: Sequence[int], numbers: frozenset[int]) -> set[tuple[int, ...]]:

@@ -6,14 +6,9 @@ import pytest
 from dtvla import bench_thoughts
 from dtvla.bench import BenchReport
 from dtvla.bench_thoughts import Look
-from dtvla.policy.layout import TokenLayout
+from dtvla.policy.bundle import Bundle
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
-
-LAYOUT = TokenLayout(
-    vocab_size=300, image=3, think=4, end_think=5, action=6, end_action=7,
-    action_begin=200, bins=64, prompt_end=(10, 11), image_tokens=4,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +45,13 @@ def test_dictated_words_are_kept_as_they_were_when_they_were_thought(random_bund
     assert dictated.modes["drafts"].passes == thought.modes["drafts"].passes
 
 
-def test_a_thought_that_loses_words_is_dictated_to_its_end():
+def test_a_thought_that_loses_words_is_dictated_to_its_end(random_bundle_path):
     """`make bench` ended in a zip of unequal lengths where a thought got shorter."""
-    words = bench_thoughts.DictatedWords(LAYOUT)
+    layout = Bundle.load(random_bundle_path).spec.layout
+    words = bench_thoughts.DictatedWords(layout)
     words.dictate([4, 40, 41, 42, 43, 44, 5, 6])
     words.dictate([4, 40, 50, 5, 6])
-    logits = np.zeros((7, LAYOUT.vocab_size), np.float32)
+    logits = np.zeros((7, layout.vocab_size), np.float32)
     taken = words.words(logits)
     assert [next(taken) for _ in range(3)] == [4, 40, 50]
     assert len(words.guesses(logits[3:])) == 2, "as many as there are words"

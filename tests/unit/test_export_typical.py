@@ -11,10 +11,9 @@ from dtvla.policy.bundle import Bundle
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.runner import Policy
 from model_export import typical
-from model_export.__main__ import _with_typical
 from training.collect import save_episode
 from training.datasets.errors import DatasetError
-from training.typical import _pieces, number_tokens, typical_thoughts
+from training.typical import _pieces, number_tokens, typical_thoughts, with_typical
 
 REACH = ["the can is 1 cm left. move.", "the can is 2 cm left. move.", "the can is 12 cm left. move."]
 WORDS = ["go", "up", "to", "the", "can", "and", "lift", "it", "3", "7"]
@@ -87,9 +86,9 @@ def test_a_policy_that_is_to_think_plainly_tries_none(random_bundle_path, tmp_pa
 
 def test_an_export_takes_them_from_the_episodes_that_it_is_calibrated_on(random_bundle_path, episodes):
     source = Bundle.load(random_bundle_path)
-    spec = _with_typical(source.spec, source.tokenizer, episodes)
+    spec = with_typical(source.spec, source.tokenizer, episodes)
     assert HELD in spec.typical_thoughts
-    assert _with_typical(source.spec, source.tokenizer, None) == source.spec
+    assert with_typical(source.spec, source.tokenizer, None) == source.spec
 
 
 def test_a_folder_without_episodes_is_refused(random_bundle_path, tmp_path):

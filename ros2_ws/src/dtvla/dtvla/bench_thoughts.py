@@ -108,8 +108,8 @@ class DictatedWords(Chooser):
     def guesses(self, logits: NDArray[np.float32]) -> list[int]:
         """The words behind those, as they would be guessed."""
         behind = slice(self._written, self._written + len(logits))
-        new = self._words[behind]  # shorter than the old ones where a thought has lost words
-        old = [*self._old[behind], *new[len(self._old[behind]) :]][: len(new)]
+        new, old = self._words[behind], self._old[behind]
+        old = (old + new[len(old) :])[: len(new)]  # a thought may have gained words, or lost some
         hits = self._rng.random(len(new)) < GUESSED
         return [word if hit else before for word, before, hit in zip(new, old, hits, strict=True)]
 
@@ -357,8 +357,8 @@ def table(report: ThoughtReport) -> Table:
             f"{mode.latency_ms[0]:.1f}",
             f"{mode.latency_ms[1]:.1f}",
             f"{mode.latency_ms[0] / base:.2f}",
-            "" if same else f"{mode.words_changed}",
-            "" if same else f"{mode.actions_changed}",
+            "" if same else str(mode.words_changed),
+            "" if same else str(mode.actions_changed),
             f"{mode.solved[0]}/{mode.solved[1]}" if mode.solved else "",
         )
     return view

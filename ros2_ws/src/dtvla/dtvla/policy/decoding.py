@@ -110,13 +110,7 @@ class Chooser:
         if self._temperature == 0:
             return iter(best)
         ban(logits, self._layout)
-        return self._drawn_words(*_weights(logits, self._temperature))
-
-    def _drawn_words(self, shifted: NDArray[np.float64], edges: NDArray[np.float64]) -> Iterator[int]:
-        for row in range(len(edges)):
-            index = int(edges[row].searchsorted(self._rng.random() * edges[row, -1], "right"))
-            self.drawn(np.array([index]), shifted[row : row + 1], edges[row : row + 1, -1])
-            yield index
+        return (int(self.draw(row[None], self._temperature)[0]) for row in logits)
 
     def guesses(self, logits: NDArray[np.float32]) -> list[int]:
         """The likeliest ids of rows of which `words` has looked at the logits [R, V], at no draw."""
@@ -131,7 +125,8 @@ class Chooser:
 
     def draw(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.int64]:
         """An index [R] for each row of logits [R, N], drawn from softmax(logits / temperature)."""
-        shifted, edges = _weights(logits, temperature)
+        shifted = (logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature
+        edges = np.cumsum(np.exp(shifted), -1)
         drawn = self._rng.random(len(edges))[:, None] * edges[:, -1:]
         indices = np.asarray((edges <= drawn).sum(-1))
         self.drawn(indices, shifted, edges[:, -1])
@@ -141,14 +136,6 @@ class Chooser:
         self, indices: NDArray[np.int64], shifted: NDArray[np.float64], sums: NDArray[np.float64]
     ) -> None:
         """Is told what was drawn: index [R] in each row of exp(shifted) / sums; [R, N] and [R]."""
-
-
-def _weights(
-    logits: NDArray[np.float32], temperature: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logits [R, N] over the temperature, the largest of each row 0; running sums of their exponentials."""
-    shifted = (logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature
-    return shifted, np.cumsum(np.exp(shifted), -1)
 
 
 def require_finite(logits: NDArray[np.float32]) -> None:

@@ -107,14 +107,12 @@ class ThoughtWriter:
         feed = [p.token for p in self._draft[:-1]]  # the last word is only compared
         block = self._layout.action_block() if self._decides else _NOTHING  # `<action>` is one of its rows
         if self.ids:
+            known = np.array(self.ids[-1:], np.int64)
             position, features = len(self._prompt) + len(self.ids) - 1, None
-            rows = np.array([self.ids[-1], *feed, *block], np.int64)
-            first = 0
         else:
-            position, features = 0, self._features
-            rows = np.concatenate([self._prompt, np.array(feed, np.int64), block])
-            first = len(self._prompt) - 1
-        action_row = first + 1 + len(feed)
+            known, position, features = self._prompt, 0, self._features
+        rows = np.concatenate([known, np.array(feed, np.int64), block])
+        first, action_row = len(known) - 1, len(known) + len(feed)
         start = position + action_row if self._decides else NEVER
         return Pass(
             rows,
