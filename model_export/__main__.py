@@ -36,6 +36,8 @@ class Export:
     precision: Literal["fp32", "fp16", "bf16", "fp8", "int8"] = "fp32"  # of the weights
     calibrate: Path | None = None  # folder of `python -m training.collect`; int8 and fp8 need it
     engine: bool = False  # build TensorRT engines for this machine's GPU as well
+    # weights in the graphs under the checkpoint's names, so that others can be put in (fp32, fp16, bf16)
+    keep_names: bool = False
 
 
 def export(config: Export) -> list[Parity]:
@@ -44,10 +46,13 @@ def export(config: Export) -> list[Parity]:
         return _export_8bit(config, config.precision)
     policy = load_policy(config.checkpoint, DTYPES[config.precision])
     spec = with_typical(policy.spec, policy.tokenizer, config.calibrate)
-    return export_bundle(policy.model, spec, policy.tokenizer, config.out, config.precision)
+    precision, names = config.precision, config.keep_names
+    return export_bundle(policy.model, spec, policy.tokenizer, config.out, precision, keep_names=names)
 
 
 def _export_8bit(config: Export, kind: Kind) -> list[Parity]:
+    if config.keep_names:
+        raise ExportError(f"{kind} weights are other numbers than the checkpoint's: leave out --keep-names.")
     if config.calibrate is None:
         raise ExportError(
             f"{kind} needs ranges of activations: give --calibrate with a folder of recorded episodes "

@@ -28,7 +28,13 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_bundle(
-    model: DeepThinkVLA, spec: PolicySpec, tokenizer: Tokenizer, out: Path, precision: Precision = "fp32"
+    model: DeepThinkVLA,
+    spec: PolicySpec,
+    tokenizer: Tokenizer,
+    out: Path,
+    precision: Precision = "fp32",
+    *,
+    keep_names: bool = False,
 ) -> list[Parity]:
     """Writes a bundle; it appears at `out` only when it is whole and its graphs agree with the model.
 
@@ -38,6 +44,7 @@ def export_bundle(
         tokenizer: its tokenizer.
         out: bundle directory; an older bundle there is replaced.
         precision: of weights, activations and caches; pixels, features and logits stay float32.
+        keep_names: see `onnx_export.export_decoder`.
 
     Returns:
         The comparisons with torch, all within tolerance; none for bf16, which ONNX Runtime does not compute
@@ -53,8 +60,8 @@ def export_bundle(
         model = copy.deepcopy(model).to(dtype)
     with new_bundle(out) as folder:
         tokenizer.save(str(folder / "tokenizer.json"))
-        export_vision(model, folder / "vision.onnx")
-        export_decoder(model, folder / "decoder.onnx")
+        export_vision(model, folder / "vision.onnx", keep_names=keep_names)
+        export_decoder(model, folder / "decoder.onnx", keep_names=keep_names)
         write_bundle(folder, spec)
         if precision == "bf16":
             return []

@@ -35,13 +35,14 @@ class DecoderGraph(nn.Module):
     Args:
         model: the checkpoint.
         whole_head: score action ids as words too, as the reference does before it bans them; -inf else.
+        keep_names: every weight stays a parameter of the checkpoint, packed by operations of the graph.
     """
 
-    def __init__(self, model: DeepThinkVLA, *, whole_head: bool = False) -> None:
+    def __init__(self, model: DeepThinkVLA, *, whole_head: bool = False, keep_names: bool = False) -> None:
         super().__init__()
         self.model = model
         self.whole_head = whole_head
-        self._packed = [packed(layer) for layer in model.decoder.layers]
+        self._packed = None if keep_names else [packed(layer) for layer in model.decoder.layers]
 
     def forward(
         self,
@@ -63,9 +64,8 @@ class DecoderGraph(nn.Module):
         cos, sin = rope_tables(positions, text.head_dim, text.rope_theta)
         new_keys, new_values = [], []
         heads = [text.heads, text.kv_heads]
-        for layer, weight, key, value in zip(
-            self.model.decoder.layers, self._packed, keys, values, strict=True
-        ):
+        weights = self._packed or [packed(layer) for layer in self.model.decoder.layers]
+        for layer, weight, key, value in zip(self.model.decoder.layers, weights, keys, values, strict=True):
             assert isinstance(layer, GemmaLayer)
             rows = linear(normalise(layer.input_layernorm, x), weight)
             turning, v = (

@@ -41,22 +41,27 @@ CACHE = (
 DECODER_OUTPUTS = {"think_logits": ("B", "T", ""), "action_logits": ("B", "A", "")}
 
 
-def export_vision(model: DeepThinkVLA, path: Path) -> None:
-    """Writes the vision graph: pixels [N, 3, S, S] -> features [N, T, H]."""
+def export_vision(model: DeepThinkVLA, path: Path, *, keep_names: bool = False) -> None:
+    """Writes the vision graph: pixels [N, 3, S, S] -> features [N, T, H]; see `export_decoder`."""
     size = model.config.vision.image_size
     inputs: Signature = {"pixels": ("N", "", "", "")}
-    proto = _export(VisionGraph(model), {"pixels": torch.zeros(2, 3, size, size)}, inputs, VISION_OPSET)
+    example = {"pixels": torch.zeros(2, 3, size, size)}
+    proto = _export(VisionGraph(model), example, inputs, VISION_OPSET, plain=keep_names)
     _name(proto, inputs, {"features": ("N", "", "")})
     _save(proto, path)
 
 
-def export_decoder(model: DeepThinkVLA, path: Path, *, whole_head: bool = False) -> None:
+def export_decoder(
+    model: DeepThinkVLA, path: Path, *, whole_head: bool = False, keep_names: bool = False
+) -> None:
     """Writes the decoder graph (see `DECODER_INPUTS`), the operator's function body inside.
 
     Args:
         model: in eval mode; the precision of its weights is the graph's.
         path: file to write; weights of 1 GB and more go into a second file, `<name>.data`.
         whole_head: see `DecoderGraph`.
+        keep_names: the graph's weights are those of the checkpoint under their names, so that others can be
+            put in their place. Runtimes fold what this leaves to them when they load the graph.
     """
     text, dtype = model.config.text, model.decoder.embed_tokens.weight.dtype
     batch, length = 2, 24  # of the example; both stay dynamic
@@ -77,10 +82,11 @@ def export_decoder(model: DeepThinkVLA, path: Path, *, whole_head: bool = False)
     }
     per_layer = [CACHE] * text.layers
     proto = _export(
-        DecoderGraph(model, whole_head=whole_head),
+        DecoderGraph(model, whole_head=whole_head, keep_names=keep_names),
         example,
         {**DECODER_INPUTS, "keys": per_layer, "values": per_layer},
         DECODER_OPSET,
+        plain=keep_names,
     )
     names = [f"{kind}_{i}" for kind in ("key", "value") for i in range(text.layers)]
     _name(
@@ -95,9 +101,9 @@ def export_decoder(model: DeepThinkVLA, path: Path, *, whole_head: bool = False)
 
 
 def _export(
-    module: nn.Module, example: dict[str, Any], shapes: dict[str, Any], opset: int
+    module: nn.Module, example: dict[str, Any], shapes: dict[str, Any], opset: int, *, plain: bool = False
 ) -> onnx.ModelProto:
-    """One torch.onnx.export; named dimensions are dynamic."""
+    """One torch.onnx.export; named dimensions are dynamic. `plain`: no constant is folded into others."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _quiet():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
@@ -106,6 +112,7 @@ def _export(
             dynamo=True,
             opset_version=opset,
             dynamic_shapes={name: _dynamic(shape) for name, shape in shapes.items()},
+            optimize=not plain,
             verbose=False,
         )
     assert program is not None

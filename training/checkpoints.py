@@ -42,6 +42,22 @@ class TrainingError(ValueError):
     """A run that cannot go on; the message says why and what to do."""
 
 
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns a full disk into a sentence.
+
+    Raises:
+        TrainingError: it is full, or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{what} cannot be written: {error.strerror or error}. Make room, and run the same command "
+            "again: it goes on from the last checkpoint."
+        ) from error
+
+
 class Checkpoints:
     """The checkpoints of one run.
 

@@ -10,10 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-FEW_ROWS = 16  # up to so many, starting oneDNN costs more than it brings
 
 
 class _Product(torch.autograd.Function):
@@ -37,11 +34,6 @@ class _Product(torch.autograd.Function):
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
-
-
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [rows, in] by a weight [out, in], float32 on a CPU, whichever way is faster; without a gradient."""
-    return _multiply(x, weight) if len(x) > FEW_ROWS else F.linear(x, weight)
 
 
 class OneDnnLinear(nn.Linear):

@@ -52,7 +52,7 @@ class Toy:
         self.player = LocalPlayer(work)
         self.version = 0
         self.played = []
-        self.prompt_of = prompts(self.player.checkpoint.spec, self.player.checkpoint.tokenizer)
+        self.prompt_of = prompts(self.player.spec, self.player.tokenizer)
 
     def sync(self, weights):
         self.player.load(weights.file)
@@ -63,7 +63,7 @@ class Toy:
             yield self.one(job)
 
     def one(self, job):
-        spec = self.player.checkpoint.spec
+        spec = self.player.spec
         recorder = Recorder(self.player, job, spec)
         recorder.reset()
         for images in looks(job):

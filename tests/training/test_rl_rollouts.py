@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rl_toy import TASKS, settings, write_checkpoint
+from rl_toy import TASKS, settings
+from safetensors.torch import load_file, save_file
 
 from dtvla.policy.batch import PolicyBatch, Request
 from dtvla.policy.decoding import Chooser
@@ -18,7 +19,7 @@ from dtvla.policy.runner import Policy
 from training.cached import TorchBackend, TorchBatch
 from training.checkpoint import load_policy
 from training.checkpoints import TrainingError
-from training.fused import FusedBackend
+from training.graphs import Graphs
 from training.rl import playing
 from training.rl.decisions import Decisions
 from training.rl.learner import Scorer
@@ -84,7 +85,7 @@ def test_a_batch_in_torch_decides_what_each_robot_decides_alone(toy_policy, draf
     checkpoint = load_policy(toy_policy)
     spec = checkpoint.spec
     options = DecisionOptions(drafts=drafts, temperature=1.0, seed=4, action_temperature=1.6)
-    bundle = playing.as_bundle(checkpoint, toy_policy)
+    bundle = playing.as_bundle(toy_policy, spec, checkpoint.tokenizer)
     batch = TorchBatch(checkpoint.model, 3, spec.cache_length, spec.thought_cap + 2)
     policy = Policy(bundle, TorchBackend(checkpoint.model, spec.cache_length), options)
     together = PolicyBatch(policy, 3, batch)
@@ -110,27 +111,10 @@ def test_an_image_id_in_a_thought_is_text_in_every_pass(toy_policy):
     assert torch.equal(x[0, 9], text)
 
 
-def test_the_backend_with_few_operations_gives_the_same_numbers(toy_policy):
-    checkpoint = load_policy(toy_policy)
-    bundle, model = playing.as_bundle(checkpoint, toy_policy), checkpoint.model
-    options = DecisionOptions(temperature=1.0, seed=4)
-    fused = FusedBackend(model, checkpoint.spec.cache_length)
-    policies = [Policy(bundle, each, options) for each in (fused, TorchBackend(model, 512))]
-    for turn in range(5):
-        if turn == 3:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.mul_(1.1)
-            fused.refresh()
-        found = [policy.decide(look(turn // 2), "go") for policy in policies]
-        np.testing.assert_array_equal(found[0].thought_ids, found[1].thought_ids)
-        np.testing.assert_array_equal(found[0].raw_actions, found[1].raw_actions)
-        assert found[0].passes == found[1].passes
-
-
 def test_a_batch_of_another_size_than_its_robots_is_refused(toy_policy):
     checkpoint = load_policy(toy_policy)
-    policy = Policy(playing.as_bundle(checkpoint, toy_policy), TorchBackend(checkpoint.model, 512))
+    bundle = playing.as_bundle(toy_policy, checkpoint.spec, checkpoint.tokenizer)
+    policy = Policy(bundle, TorchBackend(checkpoint.model, 512))
     with pytest.raises(ValueError, match="2 sequences for 3 robots"):
         PolicyBatch(policy, 3, TorchBatch(checkpoint.model, 2, 512, 14))
 
@@ -158,14 +142,20 @@ def test_a_world_that_plays_on_keeps_the_step_of_success():
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
+def graphs(toy_policy):
+    made = Graphs(toy_policy)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def simulated(toy_policy, graphs):
     """Two episodes of ten steps in the embedded suite, each played twice."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("sim") / "policy")
     rollout = Rollout(max_steps=12, image_size=48, thought_tokens=6)
-    actor = Actor(Work(folder, rollout, Evaluation(max_steps=5), 7))
+    actor = Actor(Work(toy_policy, rollout, Evaluation(max_steps=5), 7, graphs=graphs.exported()))
     try:
         jobs = [Job(0, 5, 0, 1), Job(0, 5, 1, 1), Job(0, 5, 0, 1), Job(0, 5, greedy=True), Job(99, 0)]
-        return folder, rollout, [actor.play(job, Weights()) for job in jobs]
+        return toy_policy, rollout, [actor.play(job, Weights()) for job in jobs]
     finally:
         actor._stage.close()
 
@@ -263,18 +253,85 @@ def test_a_checkpoint_that_workers_cannot_read_is_a_sentence(tmp_path):
         crew.close()
 
 
-def test_a_player_takes_other_weights(toy_policy, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    work = Work(toy_policy, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
-    player = LocalPlayer(work)
+def moved(toy_policy, file):
+    """Other weights for the toy policy, some of them alike."""
     weights = {name: tensor + 0.05 for name, tensor in load_file(toy_policy / "model.safetensors").items()}
-    save_file(weights, tmp_path / "other.safetensors")
+    for name, tensor in weights.items():
+        if name.endswith("layernorm.weight"):
+            tensor.fill_(0.1)
+    save_file(weights, file)
+    return file
+
+
+def test_a_player_takes_other_weights_and_decides_in_graphs_what_it_decides_in_torch(
+    toy_policy, graphs, tmp_path
+):
+    work = Work(toy_policy, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
+    in_torch, in_graphs = LocalPlayer(work), LocalPlayer(replace(work, graphs=graphs.exported()))
     said = []
-    for file in (None, tmp_path / "other.safetensors", toy_policy / "model.safetensors"):
+    for file in (None, moved(toy_policy, tmp_path / "other.safetensors"), toy_policy / "model.safetensors"):
         if file:
-            player.load(file)
-        player.begin(Job(0, 0))
-        said.append(player.decide(look(0), "go")[0].raw_actions)
+            in_torch.load(file)
+            in_graphs.load(graphs.fitted(file))
+        found = []
+        for player in (in_torch, in_graphs):
+            player.begin(Job(0, 0))
+            found.append(player.decide(look(0), "go"))
+        np.testing.assert_array_equal(found[0][0].thought_ids, found[1][0].thought_ids)
+        np.testing.assert_array_equal(found[0][1], found[1][1])
+        np.testing.assert_allclose(found[0][2], found[1][2], atol=2e-5)
+        said.append(found[1][1])
     assert not np.array_equal(said[0], said[1])
     np.testing.assert_array_equal(said[0], said[2])
+
+
+@pytest.mark.sim
+def test_workers_play_with_the_weights_of_the_learner(toy_policy, tmp_path):
+    rollout = Rollout(max_steps=5, image_size=48, thought_tokens=6, workers=1)
+    crew = Workers(Work(toy_policy, rollout, Evaluation(), 7))
+    file = moved(toy_policy, tmp_path / "weights_000003.safetensors")
+    try:
+        (before,) = crew.play([Job(0, 5, 0, 1)])
+        crew.sync(Weights(file, 3))
+        (after,) = crew.play([Job(0, 5, 0, 1)])
+    finally:
+        crew.close()
+    assert isinstance(before, Trajectory), before
+    assert isinstance(after, Trajectory), after
+    assert (before.version, after.version) == (0, 3)
+    checkpoint = load_policy(toy_policy)
+    for played, weights in ((before, toy_policy / "model.safetensors"), (after, file)):
+        checkpoint.model.load_state_dict(load_file(weights))
+        decisions = Decisions([played], checkpoint.spec.layout, checkpoint.spec.image)
+        with torch.no_grad():
+            found, _ = Scorer(checkpoint.model, rollout, Optimiser())(decisions.batch([0]))
+        assert ((found - decisions.log_probs()).exp() - 1).abs()[decisions.mask()].max() < 1e-4
+
+
+def test_weights_of_another_model_do_not_get_into_the_graphs(toy_policy, graphs, tmp_path):
+    weights = load_file(toy_policy / "model.safetensors")
+    name = "language_model.model.layers.1.mlp.up_proj.weight"
+    for wrong, reason in (
+        ({**weights, name: torch.zeros(3, 3)}, f"no weight for model.{name} of decoder.onnx"),
+        ({**weights, "one.more": torch.zeros(3)}, "has a place for model.one.more"),
+    ):
+        save_file(wrong, tmp_path / "wrong.safetensors")
+        with pytest.raises(TrainingError, match=reason):
+            graphs.fitted(tmp_path / "wrong.safetensors")
+
+
+def test_the_graphs_of_older_weights_are_removed(toy_policy, graphs, tmp_path):
+    first = graphs.fitted(moved(toy_policy, tmp_path / "weights_000001.safetensors"))
+    second = graphs.fitted(moved(toy_policy, tmp_path / "weights_000002.safetensors"))
+    assert not first.exists()
+    assert {path.name for path in second.iterdir()} == {"vision.onnx", "decoder.onnx"}
+    assert graphs.exported().is_dir()
+
+
+def test_a_full_disk_under_the_graphs_is_a_sentence(toy_policy, graphs, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.graphs.onnx.save", full)
+    with pytest.raises(TrainingError, match=r"weights of .* cannot be written: No space left"):
+        graphs.fitted(toy_policy / "model.safetensors")

@@ -10,6 +10,7 @@ from dtvla.policy.backends.lowering import needs_lowering
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.bundle import Bundle
 from dtvla.policy.layout import NEVER, Bounds
+from model_export.__main__ import Export, main
 from model_export.onnx_export import export_decoder, export_vision
 from model_export.parity import check_parity
 from model_export.sample import byte_tokenizer, random_config, random_model, random_spec
@@ -147,3 +148,31 @@ def test_the_graph_lowered_for_older_runtimes_computes_the_same(model, random_bu
 @pytest.mark.parametrize(("version", "older"), [("1.23.2", True), ("1.24.0", False), ("2.0.1", False)])
 def test_only_runtimes_without_tensor_scatter_get_the_lowered_graph(version, older):
     assert needs_lowering(version) is older
+
+
+def test_weights_that_keep_their_names_are_those_of_the_checkpoint_even_where_they_are_alike(tmp_path):
+    """So that others can be put in: what is folded or shared could not be replaced."""
+    model = random_model(random_config(byte_tokenizer()), seed=3)
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.input_layernorm.weight.zero_()
+            layer.post_attention_layernorm.weight.zero_()
+    export_vision(model, tmp_path / "vision.onnx", keep_names=True)
+    export_decoder(model, tmp_path / "decoder.onnx", keep_names=True)
+    held = [
+        (tensor.name, onnx.numpy_helper.to_array(tensor))
+        for name in ("vision", "decoder")
+        for tensor in onnx.load(str(tmp_path / f"{name}.onnx")).graph.initializer
+    ]
+    parameters = {f"model.{name}": value.detach().numpy() for name, value in model.named_parameters()}
+    assert sorted(name for name, _ in held) == sorted(parameters)
+    for name, value in held:
+        np.testing.assert_array_equal(value, parameters[name])
+    backend = OnnxRuntimeBackend(tmp_path, random_spec(model.config.layout, 28))
+    assert all(result.difference < 2e-5 for result in check_parity(model, backend))
+
+
+def test_eight_bits_keep_no_names(tmp_path, capfd):
+    config = Export(str(tmp_path), tmp_path / "out", precision="int8", keep_names=True)
+    assert main(config) == 1
+    assert "leave out --keep-names" in " ".join(capfd.readouterr().err.split())

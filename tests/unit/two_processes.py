@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch.distributed as distributed
-
+from training.parallel import end
 from training.sft.__main__ import run
 from training.sft.settings import DataSettings, OptimiserSettings, Sft
 
@@ -26,4 +25,4 @@ if __name__ == "__main__":
                 optimiser=OptimiserSettings("adamw", 1e-3, warmup=2, eps=1e-3),
             )
         )
-    distributed.destroy_process_group()
+    end()

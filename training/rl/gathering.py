@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from dtvla.sim.env import list_tasks
 from training import parallel
-from training.checkpoints import TrainingError
+from training.checkpoints import TrainingError, writing
 from training.rl import trajectory
 from training.rl.settings import Rollout
 from training.rl.trajectory import Job, Trajectory
@@ -115,22 +114,6 @@ def gather(
                 out.groups += 1
     out.next_draw = draw - parallel.rank()
     return out
-
-
-@contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turns a full disk into a sentence.
-
-    Raises:
-        TrainingError: it is full, or cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(
-            f"{what} cannot be written: {error.strerror or error}. Make room, and run the same command "
-            "again: it goes on from the last checkpoint."
-        ) from error
 
 
 class Store:

@@ -21,10 +21,10 @@ from dtvla.sim.evaluation import plan
 from dtvla.sim.results import EvalOptions, wilson
 from training import parallel
 from training.checkpoint import load_policy, resolve, save_policy
-from training.checkpoints import Checkpoints, TrainingError, full_weights, load_trainer, save_trainer
+from training.checkpoints import Checkpoints, TrainingError, full_weights, load_trainer, save_trainer, writing
 from training.model import DeepThinkVLA
 from training.onednn import use_onednn
-from training.rl.gathering import Gathered, Prompts, Store, gather, writing
+from training.rl.gathering import Gathered, Prompts, Store, gather
 from training.rl.learner import Learner, Scorer
 from training.rl.settings import Rl, essence
 from training.rl.trajectory import Job, Trajectory

@@ -44,7 +44,7 @@ class RolloutServer(BatchServer):
         self._work, self._version = work, 0
         checkpoint = load_policy(work.folder, work.dtype)
         self._model, spec = checkpoint.model.to(work.rollout.device), checkpoint.spec
-        bundle = playing.as_bundle(checkpoint, work.folder)
+        bundle = playing.as_bundle(work.folder, spec, checkpoint.tokenizer)
         batch = TorchBatch(self._model, seats, spec.cache_length, spec.thought_cap + 2)
         self._choosers = [playing.chooser(spec.layout, work.rollout) for _ in range(seats)]
         backend = TorchBackend(self._model, spec.cache_length)

@@ -23,7 +23,6 @@ from dtvla.policy.spec import PolicySpec
 from dtvla.sim.env import Observation, SimEnv
 from dtvla.sim.evaluation import run_episode
 from dtvla.sim.variations import Variation
-from training.checkpoint import Policy as Checkpoint
 from training.checkpoint import read_config, read_spec
 from training.rl.settings import Rollout
 from training.rl.trajectory import Job, Move, Trajectory
@@ -165,9 +164,8 @@ class Stage:
         self._env = None
 
 
-def as_bundle(checkpoint: Checkpoint, folder: Path) -> Bundle:
-    """A checkpoint in the form in which the runtime's policy takes it; its graphs are in torch."""
-    spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
+def as_bundle(folder: Path, spec: PolicySpec, tokenizer: Tokenizer) -> Bundle:
+    """A checkpoint in the form in which the runtime's policy takes it; what computes is given to it."""
     return Bundle(folder, spec, tokenizer, {}, "", typical=typical_ids(spec, tokenizer))
 
 

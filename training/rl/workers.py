@@ -1,9 +1,9 @@
 """Rollouts on this machine: processes with one simulator and one policy each, which stay between iterations.
 
-Each worker decides for itself, with one thread: nobody waits for anybody, an episode is the same whoever
-plays it and whatever else runs (a batch's arithmetic depends on who shares it, in the last bits), and a
-worker that dies takes one episode with it. Batched servers pay where a pass waits for the weights, on a
-GPU: `training.rl.on_ray`.
+Each worker decides for itself, with one thread of the runtime that evaluates too: nobody waits for anybody,
+an episode is the same whoever plays it and whatever else runs (a batch's arithmetic depends on who shares
+it, in the last bits), and a worker that dies takes one episode with it. Batched servers pay where a pass
+waits for the weights, on a GPU: `training.rl.on_ray`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from safetensors.torch import load_file
 
+from dtvla.policy.backends import Backend
+from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.runner import Policy
 from dtvla.sim.dealer import MOST_DEATHS, Dealer
 from dtvla.sim.pool import Worker
 from training.cached import TorchBackend
 from training.checkpoint import load_policy
 from training.checkpoints import TrainingError
-from training.fused import FusedBackend
+from training.graphs import Graphs
+from training.model import DeepThinkVLA
 from training.rl import playing
 from training.rl.settings import Evaluation, Rollout
 from training.rl.trajectory import Job, Trajectory
@@ -41,7 +44,7 @@ READY = "ready"
 class Weights:
     """Where the weights of a version lie; version 0 is the checkpoint itself."""
 
-    file: Path | None = None
+    file: Path | None = None  # of tensors; for a worker with graphs, the folder of those
     version: int = 0
 
 
@@ -62,6 +65,7 @@ class Work:
     evaluation: Evaluation
     seed: int  # of the run
     precision: Literal["fp32", "bf16"] = "fp32"  # of the policy
+    graphs: Path | None = None  # of the checkpoint, for ONNX Runtime; None decides in torch
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,22 +101,32 @@ class LocalPlayer:
     """
 
     def __init__(self, work: Work) -> None:
-        self.checkpoint = load_policy(work.folder, work.dtype)
+        self.spec, self.tokenizer = playing.frame(work.folder)
         self._seed = work.seed
-        model, spec = self.checkpoint.model, self.checkpoint.spec
-        bundle = playing.as_bundle(self.checkpoint, work.folder)
-        fused = work.precision == "fp32"
-        self._backend = (FusedBackend if fused else TorchBackend)(model, spec.cache_length)
-        self._chooser = playing.chooser(spec.layout, work.rollout)
-        self._drawing = Policy(bundle, self._backend, playing.drawing(work.rollout), self._chooser)
-        self._greedy = Policy(bundle, self._backend)
+        self._model: DeepThinkVLA | None = None
+        backend: Backend
+        if work.graphs is None:
+            self._model = load_policy(work.folder, work.dtype).model
+            backend = TorchBackend(self._model, self.spec.cache_length)
+        else:
+            backend = self._opened(work.graphs)
+        bundle = playing.as_bundle(work.folder, self.spec, self.tokenizer)
+        self._chooser = playing.chooser(self.spec.layout, work.rollout)
+        self._drawing = Policy(bundle, backend, playing.drawing(work.rollout), self._chooser)
+        self._greedy = Policy(bundle, backend)
         self._policy = self._drawing
 
-    def load(self, file: Path) -> None:
-        """Takes other weights."""
-        self.checkpoint.model.load_state_dict(load_file(file))
-        if isinstance(self._backend, FusedBackend):
-            self._backend.refresh()
+    def load(self, weights: Path) -> None:
+        """Takes other weights (see `Weights.file`)."""
+        if self._model is not None:
+            self._model.load_state_dict(load_file(weights))
+            return
+        backend = self._opened(weights)
+        for policy in (self._drawing, self._greedy):
+            policy.backend = backend
+
+    def _opened(self, graphs: Path) -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(graphs, replace(self.spec, precision="fp32"), threads=1)
 
     def begin(self, job: Job) -> None:
         self._chooser.begin(playing.draw_seed(self._seed, job))
@@ -132,8 +146,7 @@ class Actor:
         self._work, self._version = work, 0
         self._player = LocalPlayer(work)
         self._stage = playing.Stage(work.rollout)
-        checkpoint = self._player.checkpoint
-        self._prompt_of = playing.prompts(checkpoint.spec, checkpoint.tokenizer)
+        self._prompt_of = playing.prompts(self._player.spec, self._player.tokenizer)
 
     def play(self, job: Job, weights: Weights) -> Trajectory | Lost:
         """One episode; what breaks it costs no other."""
@@ -143,8 +156,8 @@ class Actor:
                 self._player.load(weights.file)
                 self._version = weights.version
             limit = self._work.evaluation.max_steps if job.greedy else self._work.rollout.max_steps
-            env, spec = self._stage.env(job.task, limit), self._player.checkpoint.spec
-            played = playing.play(env, self._player, job, spec, self._prompt_of, self._work.rollout)
+            env, rollout = self._stage.env(job.task, limit), self._work.rollout
+            played = playing.play(env, self._player, job, self._player.spec, self._prompt_of, rollout)
             return replace(played, version=self._version)
         except Exception as error:  # of the simulator, of the policy: one broken episode
             self._stage.close()
@@ -173,12 +186,17 @@ class Workers:
         self, work: Work, target: Callable[[Work, Connection], None] | None = None, start: str = "spawn"
     ) -> None:
         self._work, self._target = work, target or _worker
+        self._graphs = Graphs(work.folder) if target is None and work.precision == "fp32" else None
         self._weights = Weights()
         self._crew: dict[int, _Worker] = {}
         self._context: Any = multiprocessing.get_context(start)
 
     def sync(self, weights: Weights) -> None:
         """See `Rollouts.sync`."""
+        if weights.version == self._weights.version:
+            return
+        if self._graphs and weights.file:
+            weights = replace(weights, file=self._graphs.fitted(weights.file))
         self._weights = weights
 
     def play(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
@@ -200,6 +218,8 @@ class Workers:
             worker.process.terminate()
         for number in list(self._crew):
             self._crew.pop(number).dismiss()
+        if self._graphs:
+            self._graphs.close()
 
     def _round(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
         """Plays every job once."""
@@ -244,7 +264,8 @@ class Workers:
         if pair is None:
             return
         if number not in self._crew:
-            self._crew[number] = _Worker.hire(self._context, self._target, self._work)
+            graphs = self._graphs.exported() if self._graphs else None
+            self._crew[number] = _Worker.hire(self._context, self._target, replace(self._work, graphs=graphs))
         worker = self._crew[number]
         worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
         if not worker.ready:

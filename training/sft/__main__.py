@@ -16,10 +16,10 @@ import sys
 import time
 from dataclasses import asdict
 
-import torch.distributed as distributed
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
+from training import parallel
 from training.checkpoint import CheckpointError
 from training.checkpoints import TrainingError
 from training.datasets.errors import DatasetError
@@ -96,8 +96,7 @@ def _keep(trainer: Trainer, writer: SummaryWriter | None, console: Console, best
             solved = result.share
             found |= {"closed_loop/solved": solved, "closed_loop/thoughts_within_3cm": result.near}
             console.print(f"  closed loop: {result.solved} of {result.episodes} ({result.errors} errors)")
-        if distributed.is_initialized():
-            distributed.barrier()
+        parallel.wait()
     if writer is not None:
         for key, value in found.items():
             writer.add_scalar(key, value, step)
@@ -120,8 +119,7 @@ def main() -> int:
         Console(stderr=True).print("Stopped. The same command goes on from the last checkpoint.")
         return 130
     finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        parallel.end()
     return 0
 
 

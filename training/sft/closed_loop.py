@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dtvla.policy.options import Decoding
 from dtvla.sim.evaluation import evaluate
 from dtvla.sim.results import EpisodeResult, EvalOptions
-from training.checkpoints import TrainingError
+from training.graphs import export
 from training.sft.settings import LoopSettings
 
 RECORD, SCORE = "closed_loop.jsonl", "closed_loop.json"
@@ -44,10 +42,7 @@ def score(checkpoint: Path, settings: LoopSettings, decoding: Decoding = "hybrid
         TrainingError: the export failed.
     """
     bundle = checkpoint / "bundle"
-    command = [sys.executable, "-m", "model_export", str(checkpoint), "--out", str(bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise TrainingError(f"{checkpoint} cannot be exported: {(done.stderr or done.stdout).strip()[-500:]}")
+    export(checkpoint, bundle)
     results: list[EpisodeResult] = []
     with (checkpoint / RECORD).open("w") as record:
         for suite in settings.suites:
