@@ -11,24 +11,29 @@ from training.rl.trajectory import Job, Trajectory
 
 def test_the_simulators_alone_repeat_the_rollouts_to_the_step(toy_policy):
     rollout = Rollout(thought_tokens=8, max_steps=12, execute_steps=5, workers=1, tasks=(0,), seeds=2)
-    found = bench.measure(bench.RlBench(str(toy_policy), episodes=1, rollout=rollout))
+    found = bench.measure(bench.RlBench(str(toy_policy), episodes=2, rounds=2, rollout=rollout))
     assert found.simulators > 0
     assert found.rollouts > 0
+    assert min(found.shares) <= found.share <= max(found.shares)
     assert found.decision_tokens <= 8
 
 
-def test_simulators_that_do_something_else_are_not_compared(toy_policy, monkeypatch):
+class _Crew:
+    """Workers that make so many steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def play(self, jobs):
+        for job in jobs:
+            yield Trajectory(job, np.zeros(1, np.int64), (), 5, self.steps, success=False, seconds=1.0)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_simulators_that_do_something_else_are_not_compared(number):
     """With random actions they met fewer things, and were faster than with the policy's."""
-    steps = iter((7, 8))
-
-    def timed(*_):
-        made = next(steps)
-        played = Trajectory(Job(0, 0), np.zeros(1, np.int64), (), 5, made, success=False, seconds=1.0)
-        return bench._Timed([], [played], 1.0)
-
-    monkeypatch.setattr(bench, "_timed", timed)
     with pytest.raises(RuntimeError, match="made 8 steps where the rollouts made 7"):
-        bench.measure(bench.RlBench(str(toy_policy), rollout=Rollout(tasks=(0,))))
+        bench._both(_Crew(7), _Crew(8), [Job(0, 0)], number)
 
 
 def test_a_repeated_decision_is_the_one_that_was_made(toy_policy):

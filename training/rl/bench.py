@@ -2,19 +2,21 @@
 
     python -m training.rl.bench --checkpoint CHECKPOINT
 
-Rollouts are played first; then the simulators alone repeat what was done in them, action by action, in the
-same number of worker processes. Each way warms up with an episode per worker, and renders what a policy
-looks at.
+Rollouts are played once, which warms up; then in every round they are played again, and the simulators alone
+repeat what was done in them, action by action, in as many worker processes. Both render what a policy looks
+at. A machine's speed drifts by several percent within a minute, so that the two ways take turns.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +39,8 @@ class RlBench:
     """What to measure."""
 
     checkpoint: str
-    episodes: int = 16  # of each way, after the warm-up
+    episodes: int = 8  # of each way in a round
+    rounds: int = 4
     output: Path | None = None  # JSON file for the figures; others in it stay
     rollout: Rollout = field(default_factory=partial(Rollout, thought_tokens=64, first_seed=400_000))
 
@@ -51,6 +54,7 @@ class Throughput:
     simulators_cpu: float
     rollouts_cpu: float
     decision_tokens: float  # thought tokens of a decision
+    shares: tuple[float, ...]  # of the single rounds
 
     @property
     def share(self) -> float:
@@ -71,51 +75,59 @@ def measure(config: RlBench) -> Throughput:
     """
     work = Work(Path(config.checkpoint), config.rollout, Evaluation(), 0)
     tasks = config.rollout.tasks or tuple(info.index for info in list_tasks(config.rollout.suite))
+    tasks = tasks[: config.rollout.workers]  # a worker builds the scene of its task once
     jobs = [
-        Job(tasks[i % min(len(tasks), config.rollout.workers)], config.rollout.first_seed + i, 0, i)
-        for i in range(config.episodes + config.rollout.workers)
+        Job(tasks[i % len(tasks)], config.rollout.first_seed + i, 0, i)
+        for i in range(max(config.episodes, config.rollout.workers))
     ]
-    warm, timed = jobs[: config.rollout.workers], jobs[config.rollout.workers :]
-    rollouts = _timed(Workers(work), warm, timed)
-    done = {t.job: [move.columns for move in t.moves] for t in (*rollouts.warm, *rollouts.played)}
-    alone = _timed(Workers(work, partial(_simulate, done)), warm, timed)
+    with contextlib.closing(Workers(work)) as policies:
+        played = _played(policies.play(jobs))
+        done = {t.job: [move.columns for move in t.moves] for t in played}
+        with contextlib.closing(Workers(work, partial(_simulate, done))) as simulators:
+            _played(simulators.play(jobs))
+            rounds = [_both(policies, simulators, jobs, number) for number in range(config.rounds)]
+    rollouts, alone = (_Timed.sum(way) for way in zip(*rounds, strict=True))
+    return Throughput(
+        alone.steps / alone.seconds,
+        rollouts.steps / rollouts.seconds,
+        alone.steps / alone.cpu_seconds,
+        rollouts.steps / rollouts.cpu_seconds,
+        sum(t.tokens for t in played) / max(1, sum(len(t.moves) for t in played)),
+        tuple(own.seconds / other.seconds for other, own in rounds),
+    )
+
+
+class _Timed(NamedTuple):
+    """Steps that were made, and how long they took."""
+
+    steps: int
+    seconds: float
+    cpu_seconds: float
+
+    @staticmethod
+    def sum(parts: Sequence[_Timed]) -> _Timed:
+        return _Timed(*(sum(values) for values in zip(*parts, strict=True)))
+
+
+def _both(policies: Workers, simulators: Workers, jobs: Sequence[Job], number: int) -> tuple[_Timed, _Timed]:
+    """One round: the rollouts and the simulators alone, each of them first in every second one."""
+    if number % 2:
+        alone, rollouts = _timed(simulators, jobs), _timed(policies, jobs)
+    else:
+        rollouts, alone = _timed(policies, jobs), _timed(simulators, jobs)
     if alone.steps != rollouts.steps:
         raise RuntimeError(
             f"The simulators alone made {alone.steps} steps where the rollouts made {rollouts.steps}: the "
             "same actions did not give the same episodes, so that their times cannot be compared."
         )
-    tokens = sum(t.tokens for t in rollouts.played) / max(1, sum(len(t.moves) for t in rollouts.played))
-    return Throughput(
-        alone.steps / alone.seconds,
-        rollouts.steps / rollouts.seconds,
-        alone.steps / sum(t.seconds for t in alone.played),
-        rollouts.steps / sum(t.seconds for t in rollouts.played),
-        tokens,
-    )
+    return rollouts, alone
 
 
-@dataclass(frozen=True)
-class _Timed:
-    """What was played, and how long the part behind the warm-up took."""
-
-    warm: list[Trajectory]
-    played: list[Trajectory]
-    seconds: float
-
-    @property
-    def steps(self) -> int:
-        return sum(t.finish_step for t in self.played)
-
-
-def _timed(crew: Workers, warm: Sequence[Job], timed: Sequence[Job]) -> _Timed:
-    """Plays all jobs and ends the workers."""
-    try:
-        before = _played(crew.play(warm))
-        started = time.perf_counter()
-        played = _played(crew.play(timed))
-        return _Timed(before, played, time.perf_counter() - started)
-    finally:
-        crew.close()
+def _timed(crew: Workers, jobs: Sequence[Job]) -> _Timed:
+    started = time.perf_counter()
+    played = _played(crew.play(jobs))
+    seconds = time.perf_counter() - started
+    return _Timed(sum(t.finish_step for t in played), seconds, sum(t.seconds for t in played))
 
 
 def _played(results: Iterator[Trajectory | Lost]) -> list[Trajectory]:
@@ -159,7 +171,8 @@ def main(config: RlBench) -> None:
     found = measure(config)
     Console().print(
         f"simulators alone {found.simulators:.1f} steps/s, rollouts {found.rollouts:.1f} steps/s: "
-        f"{100 * found.share:.0f} %; per second of processor time {found.simulators_cpu:.1f} and "
+        f"{100 * found.share:.0f} % ({100 * min(found.shares):.0f} to {100 * max(found.shares):.0f} % in "
+        f"{config.rounds} rounds); per second of processor time {found.simulators_cpu:.1f} and "
         f"{found.rollouts_cpu:.1f}: {100 * found.cpu_share:.0f} % ({config.rollout.workers} workers, "
         f"{found.decision_tokens:.0f} thought tokens per decision)",
         highlight=False,
