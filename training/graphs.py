@@ -84,7 +84,8 @@ def put_weights(graphs: Path, weights: Path, out: Path) -> None:
     rest = {_OF_THE_MODEL + name: tensor for name, tensor in load_file(weights).items()}
     unused = set(rest)
     with writing(f"The graphs with the weights of {weights}"):
-        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
         for name in GRAPHS:
             graph = onnx.load(str(graphs / name))
             for held in graph.graph.initializer:
@@ -93,6 +94,8 @@ def put_weights(graphs: Path, weights: Path, out: Path) -> None:
                 array = rest[held.name].float().numpy()
                 held.CopyFrom(onnx.numpy_helper.from_array(array, held.name))
                 unused.discard(held.name)
-            onnx.save(graph, str(out / name))
+            beside = f"{name}.data"  # where the exporter puts the weights of a large graph
+            outside = (graphs / beside).is_file()
+            onnx.save(graph, str(out / name), save_as_external_data=outside, location=beside)
     if unused:
         raise TrainingError(f"{weights}: no graph of {graphs} has a place for {min(unused)}.")

@@ -40,6 +40,20 @@ def whole(toy_policy, tmp_path_factory):
     return config
 
 
+def test_whoever_waits_is_told_how_far_it_is(toy_policy, tmp_path):
+    config = settings(toy_policy, tmp_path, evaluation=Evaluation(every=1, episodes=2))
+    said = []
+    run = Run(config, Toy)
+    run.tell = said.append
+    run.iterate()
+    run.evaluate()
+    assert len(said) == 8 + 1 + 2, "rollouts, the update, episodes of the evaluation"
+    assert said[7].startswith("iteration 1: 8 rollouts, ")
+    assert said[7].endswith(" of 2 groups kept")
+    assert said[8] == "iteration 1: 8 rollouts to learn from"
+    assert said[9:] == ["evaluation: 1 of 2 episodes", "evaluation: 2 of 2 episodes"]
+
+
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(whole, toy_policy, tmp_path):
     """It is killed between two checkpoints, when some rollouts of the second iteration are played."""
     config = replace(whole, out=tmp_path)

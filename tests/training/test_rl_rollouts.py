@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from rl_toy import TASKS, settings
@@ -19,7 +20,7 @@ from dtvla.policy.runner import Policy
 from training.cached import TorchBackend, TorchBatch
 from training.checkpoint import load_policy
 from training.checkpoints import TrainingError
-from training.graphs import Graphs
+from training.graphs import GRAPHS, Graphs, put_weights
 from training.rl import playing
 from training.rl.decisions import Decisions
 from training.rl.learner import Scorer
@@ -328,8 +329,26 @@ def test_the_graphs_of_older_weights_are_removed(toy_policy, graphs, tmp_path):
     assert graphs.exported().is_dir()
 
 
+def test_weights_beside_a_large_graph_are_replaced_there(toy_policy, graphs, tmp_path):
+    large, file = tmp_path / "large", moved(toy_policy, tmp_path / "other.safetensors")
+    large.mkdir()
+    for name in GRAPHS:
+        graph = onnx.load(str(graphs.exported() / name))
+        location = f"{name}.data"
+        onnx.save(graph, str(large / name), save_as_external_data=True, location=location)
+    for _ in range(2):
+        put_weights(large, file, tmp_path / "out")
+    small = graphs.fitted(file)
+    for name in GRAPHS:
+        sizes = [(folder / f"{name}.data").stat().st_size for folder in (large, tmp_path / "out")]
+        assert sizes[0] == sizes[1], "written anew, not behind the old ones"
+        found = [onnx.load(str(folder / name)).graph.initializer for folder in (small, tmp_path / "out")]
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(onnx.numpy_helper.to_array(one), onnx.numpy_helper.to_array(other))
+
+
 def test_a_full_disk_under_the_graphs_is_a_sentence(toy_policy, graphs, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("training.graphs.onnx.save", full)

@@ -79,6 +79,7 @@ def gather(
     version: int,
     good_thoughts: Callable[[Trajectory], int],
     store: Store | None = None,
+    on_rollout: Callable[[Gathered], None] | None = None,
 ) -> Gathered:
     """Plays groups until this process has its share of those whose mean success lies between the bounds.
 
@@ -90,6 +91,7 @@ def gather(
         version: of the weights.
         good_thoughts: counts the well-formed thoughts of a trajectory.
         store: keeps what was played, should this process be killed.
+        on_rollout: is shown the figures after each rollout, for whoever waits.
     """
     out = Gathered(next_draw=first_draw)
     share = -(-settings.prompts // parallel.world())
@@ -107,6 +109,8 @@ def gather(
                 continue
             groups[result.job.draw].append(result)
             out.count(result, good_thoughts(result))
+            if on_rollout is not None:
+                on_rollout(out)
         for each in draws:  # in the order of the prompts, not of their ends: the same in every run
             group = sorted(groups[each], key=lambda t: t.job.member)
             if group and low <= float(np.mean([t.success for t in group])) <= high:

@@ -58,6 +58,7 @@ class Run:
         self.rollouts = (make or _maker(settings))(work)
         self._store = Store(rollout_folder(settings)) if settings.keep_rollouts else None
         self._evaluation = evaluation_jobs(settings)
+        self.tell: Callable[[str], object] = lambda words: None  # what is going on, for whoever waits
 
     @property
     def model(self) -> DeepThinkVLA:
@@ -76,7 +77,9 @@ class Run:
             self.iteration,
             self._well_formed,
             self._store,
+            self._told,
         )
+        self.tell(f"iteration {self.iteration + 1}: {len(gathered.kept)} rollouts to learn from")
         parallel.wait()
         played = time.monotonic()
         for group in self.learner.optimiser.param_groups:
@@ -125,7 +128,11 @@ class Run:
         """Success of greedy episodes, over all processes."""
         self.sync()
         own = self._evaluation[parallel.rank() :: parallel.world()]
-        results = [each for each in self.rollouts.play(own) if isinstance(each, Trajectory)]
+        results = []
+        for ended, each in enumerate(self.rollouts.play(own), 1):
+            self.tell(f"evaluation: {ended} of {len(own)} episodes")
+            if isinstance(each, Trajectory):
+                results.append(each)
         counts = torch.tensor([len(results), sum(t.success for t in results)], dtype=torch.float64)
         played, solved = parallel.total(counts).tolist()
         if played == 0:
@@ -208,6 +215,12 @@ class Run:
         rest = {"iteration": self.iteration, "next_draw": self.next_draw}
         save_trainer(folder, self.learner.scorer, [self.learner.optimiser], rest)
 
+    def _told(self, so_far: Gathered) -> None:
+        self.tell(
+            f"iteration {self.iteration + 1}: {so_far.rollouts} rollouts, {so_far.successes} solved, "
+            f"{so_far.groups} of {self.settings.rollout.prompts} groups kept"
+        )
+
     def _well_formed(self, found: Trajectory) -> int:
         return sum(move.well_formed(self.policy.spec.layout) for move in found.moves)
 
@@ -253,7 +266,10 @@ def train(settings: Rl, console: Console, make: Make | None = None) -> None:
     writer = SummaryWriter(str(settings.out), purge_step=run.iteration + 1) if first else None
     if run.iteration and first:
         console.print(f"goes on from iteration {run.iteration}")
+    status = console.status("starting the simulators")
+    run.tell = status.update
     try:
+        status.start()
         if run.iteration == 0 and settings.evaluation.every:
             _report(run, run.evaluate(), writer, console)
         while run.iteration < end:
@@ -273,6 +289,7 @@ def train(settings: Rl, console: Console, make: Make | None = None) -> None:
                 if success > run.best:
                     run.call_best(saved, success)
     finally:
+        status.stop()
         run.close()
         if writer is not None:
             writer.close()
