@@ -46,8 +46,9 @@ def export(config: Export) -> list[Parity]:
         return _export_8bit(config, config.precision)
     policy = load_policy(config.checkpoint, DTYPES[config.precision])
     spec = with_typical(policy.spec, policy.tokenizer, config.calibrate)
-    precision, names = config.precision, config.keep_names
-    return export_bundle(policy.model, spec, policy.tokenizer, config.out, precision, keep_names=names)
+    return export_bundle(
+        policy.model, spec, policy.tokenizer, config.out, config.precision, keep_names=config.keep_names
+    )
 
 
 def _export_8bit(config: Export, kind: Kind) -> list[Parity]:

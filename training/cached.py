@@ -130,15 +130,11 @@ class TorchBackend:
     ) -> Logits:
         """One pass (see `Backend.decode`)."""
         images = None if features is None else torch.from_numpy(features)[None]
-        first = min((*think_rows, *action_rows), default=len(ids))
-        hidden = self._hidden(torch.from_numpy(np.asarray(ids, np.int64))[None], bounds, images, first)
-        think = self._model.logits(hidden[:, [row - first for row in think_rows]])[0]
-        action = self._model.action_logits(hidden[:, [row - first for row in action_rows]])[0]
+        rows = torch.from_numpy(np.asarray(ids, np.int64))[None]
+        hidden = self._decoder.run(rows, torch.tensor([bounds]), images)
+        think = self._model.logits(hidden[:, list(think_rows)])[0]
+        action = self._model.action_logits(hidden[:, list(action_rows)])[0]
         return Logits(think.numpy(), action.numpy())
-
-    def _hidden(self, ids_1S: Tensor, bounds: Bounds, features_1FH: Tensor | None, first: int) -> Tensor:
-        """Hidden states [1, S - first, H] of the pass's rows from `first` on."""
-        return self._decoder.run(ids_1S, torch.tensor([bounds]), features_1FH)[:, first:]
 
 
 class TorchBatch:

@@ -15,9 +15,9 @@ from pathlib import Path
 import onnx
 from safetensors.torch import load_file
 
+from dtvla.policy.bundle import GRAPHS
 from training.checkpoints import TrainingError, writing
 
-GRAPHS = ("vision.onnx", "decoder.onnx")
 _OF_THE_MODEL = "model."  # what the exporter puts in front of a parameter's name
 
 

@@ -13,6 +13,7 @@ from rl_toy import TASKS, settings
 from safetensors.torch import load_file, save_file
 
 from dtvla.policy.batch import PolicyBatch, Request
+from dtvla.policy.bundle import GRAPHS
 from dtvla.policy.decoding import Chooser
 from dtvla.policy.images import normalise, pictures, preprocess
 from dtvla.policy.options import DecisionOptions
@@ -20,7 +21,7 @@ from dtvla.policy.runner import Policy
 from training.cached import TorchBackend, TorchBatch
 from training.checkpoint import load_policy
 from training.checkpoints import TrainingError
-from training.graphs import GRAPHS, Graphs, put_weights
+from training.graphs import Graphs, put_weights
 from training.rl import playing
 from training.rl.decisions import Decisions
 from training.rl.learner import Scorer
@@ -274,14 +275,17 @@ def test_a_player_takes_other_weights_and_decides_in_graphs_what_it_decides_in_t
         if file:
             in_torch.load(file)
             in_graphs.load(graphs.fitted(file))
-        found = []
         for player in (in_torch, in_graphs):
             player.begin(Job(0, 0))
-            found.append(player.decide(look(0), "go"))
-        np.testing.assert_array_equal(found[0][0].thought_ids, found[1][0].thought_ids)
-        np.testing.assert_array_equal(found[0][1], found[1][1])
-        np.testing.assert_allclose(found[0][2], found[1][2], atol=2e-5)
-        said.append(found[1][1])
+        for turn in range(3):  # drafts of the thoughts before join in
+            found = [player.decide(look(turn // 2), "go") for player in (in_torch, in_graphs)]
+            (torchs, *drawn), (graphs_own, *again) = found
+            np.testing.assert_array_equal(torchs.thought_ids, graphs_own.thought_ids)
+            np.testing.assert_array_equal(torchs.raw_actions, graphs_own.raw_actions)
+            assert torchs.passes == graphs_own.passes
+            np.testing.assert_array_equal(drawn[0], again[0])
+            np.testing.assert_allclose(drawn[1], again[1], atol=2e-5)
+        said.append(graphs_own.raw_actions)
     assert not np.array_equal(said[0], said[1])
     np.testing.assert_array_equal(said[0], said[2])
 

@@ -93,7 +93,7 @@ def measure(config: RlBench) -> Throughput:
         alone.steps / alone.cpu_seconds,
         rollouts.steps / rollouts.cpu_seconds,
         sum(t.tokens for t in played) / max(1, sum(len(t.moves) for t in played)),
-        tuple(own.seconds / other.seconds for other, own in rounds),
+        tuple(bare.seconds / rollout.seconds for rollout, bare in rounds),
     )
 
 

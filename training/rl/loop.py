@@ -50,6 +50,7 @@ class Run:
         self.checkpoints = Checkpoints(settings.out, settings.keep)
         self.iteration = self.next_draw = 0
         self.best = -1.0
+        self._synced = 0  # the iteration whose weights the workers have
         self.learner = self._learner()
         self._resume()
         self._prompts = Prompts(settings.rollout, settings.seed)
@@ -101,7 +102,7 @@ class Run:
 
     def sync(self) -> None:
         """Hands the weights to the workers of all processes, in a file."""
-        if self.iteration == 0:
+        if self.iteration == self._synced:
             return
         file = self.settings.out / "sync" / f"weights_{self.iteration:06d}.safetensors"
         weights = full_weights(self.model)
@@ -116,6 +117,7 @@ class Run:
                     old.unlink()
         parallel.wait()
         self.rollouts.sync(Weights(file, self.iteration))
+        self._synced = self.iteration
 
     def save(self) -> Path:
         """Writes the checkpoint of this iteration."""

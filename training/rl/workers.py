@@ -193,8 +193,6 @@ class Workers:
 
     def sync(self, weights: Weights) -> None:
         """See `Rollouts.sync`."""
-        if weights.version == self._weights.version:
-            return
         if self._graphs and weights.file:
             weights = replace(weights, file=self._graphs.fitted(weights.file))
         self._weights = weights
