@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from datetime import timedelta
@@ -21,14 +22,15 @@ PATIENCE = timedelta(hours=12)  # processes wait for each other's rollouts, and 
 
 
 def begin(device: str) -> None:
-    """Joins the other processes of a torchrun."""
+    """Joins the other processes of a torchrun, until this one ends."""
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
+    atexit.register(_end)
 
 
-def end() -> None:
-    """Leaves them; the last thing that a process does.
+def _end() -> None:
+    """Leaves them, whichever way the program comes to its end.
 
     Threads of gloo let go of the tensors of the last sum after everybody has it, and ask the interpreter to:
     one that is ending by then aborts the process (one of six, measured). It only has to be free for a moment.

@@ -63,7 +63,6 @@ def main(folder, rollouts, out):
         save_file(weights, out / "updated.safetensors")
         save_file(last, out / "last.safetensors")
         torch.save({"figures": figures, "saved": str(saved)}, out / "figures.pt")
-    parallel.end()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from training.parallel import end
 from training.sft.__main__ import run
 from training.sft.settings import DataSettings, OptimiserSettings, Sft
 
@@ -25,4 +24,3 @@ if __name__ == "__main__":
                 optimiser=OptimiserSettings("adamw", 1e-3, warmup=2, eps=1e-3),
             )
         )
-    end()

@@ -41,8 +41,6 @@ def main(settings: Rl) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        parallel.end()
     return 0
 
 

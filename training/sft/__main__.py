@@ -118,8 +118,6 @@ def main() -> int:
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped. The same command goes on from the last checkpoint.")
         return 130
-    finally:
-        parallel.end()
     return 0
 
 

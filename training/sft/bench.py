@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from dtvla.policy.layout import SLOT
 from dtvla.sim.results import machine
-from training import parallel
 from training.batches import Collator, Row
 from training.checkpoint import save_model
 from training.commands import torchrun
@@ -201,7 +200,6 @@ def child(way: Way, scratch: Path, bench: SftBench) -> None:
     found = (ours if way == "ours" else theirs)(settings(bench, scratch, world), bench.steps)
     if os.environ.get("RANK", "0") == "0":
         (scratch / FOUND).write_text(json.dumps(found))
-    parallel.end()
 
 
 def _measure(bench: SftBench, scratch: Path, way: Way, processes: int) -> tuple[list[float], list[float]]:
