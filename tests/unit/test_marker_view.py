@@ -117,6 +117,11 @@ def test_accents_are_dropped_and_other_scripts_become_question_marks() -> None:
     assert drawable("Größe: café 取") == "Gro?e: cafe ?"
 
 
+def test_an_accent_without_its_letter_is_a_question_mark_and_not_an_empty_line() -> None:
+    """Found by the property test of the board: a complaint of nothing but an accent had no text at all."""
+    assert [drawable(text) for text in ("\u0300", "\u0300\u0301", "a \u0300", "")] == ["?", "?", "a ?", ""]
+
+
 # --- what was said
 
 

@@ -75,7 +75,11 @@ def _with_ellipsis(line: Sequence[tuple[str, bool]], columns: int) -> list[tuple
 
 
 def drawable(text: str) -> str:
-    """`text` in ASCII: rviz draws other letters as gaps. Accents are dropped, the rest becomes "?"."""
+    """`text` in ASCII: rviz draws other letters as gaps. Letters lose their accents, the rest becomes "?"."""
     spread = unicodedata.normalize("NFKD", text)
-    bare = "".join(letter for letter in spread if not unicodedata.combining(letter))
+    bare = "".join(
+        letter
+        for before, letter in zip(f" {spread}", spread, strict=False)
+        if before.isspace() or not unicodedata.combining(letter)
+    )
     return "".join(letter if " " <= letter <= "~" or letter == "\n" else "?" for letter in bare)
