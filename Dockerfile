@@ -81,7 +81,7 @@ COPY training training
 COPY model_export model_export
 RUN ldconfig
 ENTRYPOINT ["/opt/dtvla/.venv/bin/python", "-m"]
-CMD ["model_export.engine", "--help"]
+CMD ["model_export.engine.bundle_engines", "--help"]
 
 FROM cuda AS gpu
 COPY --from=gpu-build /opt/dtvla /opt/dtvla

@@ -38,9 +38,9 @@ soak: dev ## Runs the graph for MINUTES=20 and watches memory, threads, files; w
 	@$(python) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
 bench: dev ## Measures decision latency, ROS overhead, simulator speed, our decision against torch, training
-	@$(python) -m model_export.midsize runs/midsize
-	@$(python) -m dtvla.cli bench --thoughts 500 --episodes 60 --larger runs/midsize $(ARGS)
-	@$(python) -m model_export.bench
+	@$(python) -m tools.benchmarks.midsize runs/midsize
+	@$(python) -m tools.benchmarks --thoughts 500 --episodes 60 --larger runs/midsize $(ARGS)
+	@$(python) -m tools.benchmarks.export
 	@$(python) -m training.collect --episodes 4 --out runs/bench_data
 	@$(python) -m training.sft.bench --data runs/bench_data --output docs/results/training_speed.json
 	@$(python) -m training.rl.bench --checkpoint training/policies/embedded --output docs/results/training_speed.json

@@ -4,7 +4,7 @@ A dry run unless dry_run:=false is said: the arm is told nothing, and controller
 what it would be.
 """
 
-from dtvla.nodes.launch_graph import graph_description
+from dtvla.bringup.launch_description import graph_description
 
 
 def generate_launch_description():

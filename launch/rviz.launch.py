@@ -1,6 +1,6 @@
 """The robot model and rviz, beside a graph that runs already. `--show-args` lists what can be chosen."""
 
-from dtvla.nodes.launch_rviz import rviz_description
+from dtvla.bringup.rviz_launch import rviz_description
 
 
 def generate_launch_description():

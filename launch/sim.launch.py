@@ -1,6 +1,6 @@
 """The whole graph with the simulated robot. `--show-args` lists what can be chosen."""
 
-from dtvla.nodes.launch_graph import graph_description
+from dtvla.bringup.launch_description import graph_description
 
 
 def generate_launch_description():

@@ -11,15 +11,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dtvla.policy.errors import BundleError
+from dtvla.errors import BundleError
 from model_export.bundle import DTYPES, export_bundle, size_mb
-from model_export.calibration import calibrate, recorded_looks
 from model_export.errors import ExportError
 from model_export.parity import Parity, ParityError
-from model_export.quantise import Kind, quantise_bundle
-from training.checkpoint import CheckpointError, load_policy
-from training.datasets.errors import DatasetError
-from training.typical import with_typical
+from model_export.quantise.calibration import calibrate, recorded_looks
+from model_export.quantise.quantise_bundle import Kind, quantise_bundle
+from model_export.typical_thoughts import with_typical
+from training.model.hf_checkpoint import CheckpointError, load_policy
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def main(config: Export) -> int:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         with console.status("exporting vision and decoder graphs (a minute for a small policy)"):
             results = export(config)
-    except (CheckpointError, BundleError, ParityError, ExportError, DatasetError) as error:
+    except (CheckpointError, BundleError, ParityError, ExportError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 1
     if results:
@@ -95,7 +94,7 @@ def main(config: Export) -> int:
             "How far 8 bits decide from fp32: python -m model_export.compare --help", highlight=False
         )
     if config.engine:
-        from model_export.engine import main as build
+        from model_export.engine.bundle_engines import main as build
 
         return build(config.out)
     return 0

@@ -16,11 +16,11 @@ import torch
 from tokenizers import Tokenizer
 
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.bundle import write_bundle
-from dtvla.policy.spec import PolicySpec
-from model_export.onnx_export import export_decoder, export_vision
+from dtvla.policy.bundle.loading import write_bundle
+from dtvla.policy.bundle.policy_spec import PolicySpec
+from model_export.onnx.export import export_decoder, export_vision
 from model_export.parity import TOLERANCES, Parity, check_parity
-from training.model import DeepThinkVLA
+from training.model.deepthinkvla import DeepThinkVLA
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -20,9 +20,9 @@ from rich.progress import track
 from rich.table import Table
 from tyro.conf import Positional
 
-from dtvla.policy.runner import Policy
+from dtvla.policy.policy import Policy
 from model_export.bundle import size_mb
-from model_export.calibration import recorded_looks
+from model_export.quantise.calibration import recorded_looks
 
 
 @dataclass(frozen=True)

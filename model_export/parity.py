@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from dtvla.policy import decoding
-from dtvla.policy.backends import Backend
-from dtvla.policy.layout import NEVER, Bounds
-from training.model import DeepThinkVLA, hybrid_mask
+from dtvla.policy.backends.protocol import Backend
+from dtvla.policy.token_layout import NEVER, Bounds
+from training.model.deepthinkvla import DeepThinkVLA, hybrid_mask
 
 # Of logits. float32 against float64 differs by up to 1e-4 on models of this family; half precision keeps 11
 # bits, and logits of the order of 10 are sums of thousands of such products.

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from dtvla.policy.codec import Normaliser
+from dtvla.policy.action_tokenizer import Normaliser
+from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.images import Camera, ImageSpec
-from dtvla.policy.layout import TokenLayout
-from dtvla.policy.spec import PolicySpec
+from dtvla.policy.token_layout import TokenLayout
 from model_export.bundle import export_bundle
-from training.config import ModelConfig
-from training.model import DeepThinkVLA
+from training.model.config import ModelConfig
+from training.model.deepthinkvla import DeepThinkVLA
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<image>", "<think>", "</think>", "<action>", "</action>")
 BINS = 64

@@ -2,7 +2,8 @@
 
     python -m model_export.typical BUNDLE --episodes data/embedded     # in place
 
-The export itself does so with `--calibrate`. Drafts change no word and no action (`dtvla.policy.drafts`).
+The export itself does so with `--calibrate`. Drafts change no word and no action
+(`dtvla.policy.draft_lookup`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from dtvla.policy.bundle import Bundle, write_bundle
-from dtvla.policy.errors import BundleError
+from dtvla.errors import BundleError
+from dtvla.policy.bundle.loading import Bundle, write_bundle
 from model_export.bundle import new_bundle
-from training.datasets.errors import DatasetError
-from training.typical import with_typical
+from model_export.errors import ExportError
+from model_export.typical_thoughts import with_typical
 
 
 def add_typical(bundle: Path, episodes: Path) -> int:
@@ -26,7 +27,7 @@ def add_typical(bundle: Path, episodes: Path) -> int:
 
     Raises:
         BundleError: the bundle must not be run.
-        DatasetError: there are no episodes.
+        ExportError: there are no episodes.
     """
     source = Bundle.load(bundle)
     spec = with_typical(source.spec, source.tokenizer, episodes)
@@ -46,7 +47,7 @@ def main(bundle: Positional[Path], episodes: Path) -> int:
     """
     try:
         count = add_typical(bundle, episodes)
-    except (BundleError, DatasetError) as error:
+    except (BundleError, ExportError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 1
     Console().print(f"{bundle}: {count} typical thoughts", highlight=False)

@@ -20,8 +20,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from dtvla.sim.evaluation import evaluate
-from dtvla.sim.results import (
+from dtvla.evaluation.results import (
     SUMMARY,
     EpisodeResult,
     EvalOptions,
@@ -31,7 +30,8 @@ from dtvla.sim.results import (
     wilson,
     write_results,
 )
-from training.commands import run_step, torchrun
+from dtvla.evaluation.runner import evaluate
+from training.common.commands import run_step, torchrun
 
 # How the policies differ in their training, and how each decides first of all.
 TRAINED: dict[str, tuple[list[str], list[str]]] = {
@@ -67,7 +67,7 @@ class Ablation:
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One policy that decided in one way, over all suites."""
 
     policy: str
@@ -114,7 +114,7 @@ def bundles(config: Ablation, console: Console) -> Iterator[tuple[str, Path, lis
         yield name, bundle, ways
 
 
-def play(config: Ablation, name: str, bundle: Path, decoding: Any, console: Console) -> Row:
+def play(config: Ablation, name: str, bundle: Path, decoding: Any, console: Console) -> AblationRow:
     """The episodes of one policy and way to decide; those that were played before are read."""
     results: list[EpisodeResult] = []
     by_suite = {}
@@ -137,10 +137,10 @@ def play(config: Ablation, name: str, bundle: Path, decoding: Any, console: Cons
         results += own
     solved = sum(result.success for result in results)
     interval = wilson(solved, len(results))
-    return Row(name, decoding, solved, len(results), interval, by_suite, mean_agreement(results))
+    return AblationRow(name, decoding, solved, len(results), interval, by_suite, mean_agreement(results))
 
 
-def table(rows: list[Row], suites: tuple[str, ...]) -> str:
+def table(rows: list[AblationRow], suites: tuple[str, ...]) -> str:
     """The rows as Markdown."""
     lines = ["| policy | decides with | solved | 95 % interval | " + " | ".join(suites) + " |"]
     lines.append("|---" * (4 + len(suites)) + "|")
@@ -154,7 +154,7 @@ def table(rows: list[Row], suites: tuple[str, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(path: Path, rows: list[Row], title: str) -> None:
+def draw(path: Path, rows: list[AblationRow], title: str) -> None:
     """Success with intervals as bars."""
     from matplotlib.figure import Figure
 
@@ -179,7 +179,7 @@ def draw(path: Path, rows: list[Row], title: str) -> None:
 def main(config: Ablation) -> int:
     """Trains, plays, writes; returns the exit code."""
     console = Console(highlight=False)
-    rows: list[Row] = []
+    rows: list[AblationRow] = []
     try:
         train(config, console)
         for name, bundle, ways in bundles(config, console):

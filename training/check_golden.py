@@ -18,11 +18,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from dtvla.policy.backends import Backend
-from training.golden.arithmetic import check_codec, check_rl_arithmetic
-from training.golden.report import Report, Section
-from training.golden.sets import GoldenError, GoldenSet, find_sets, load_set
-from training.golden.thinking import (
+from dtvla.policy.backends.protocol import Backend
+from training.conformance.arithmetic import check_codec, check_rl_arithmetic
+from training.conformance.generation import (
     bundle_backend,
     check_action_pass,
     check_generation,
@@ -30,7 +28,9 @@ from training.golden.thinking import (
     check_unpadded_rows,
     torch_backend,
 )
-from training.golden.whole import check_action_batch, check_rl, check_sft
+from training.conformance.golden_sets import GoldenError, GoldenSet, find_sets, load_set
+from training.conformance.report import ConformanceReport, Section
+from training.conformance.whole_sequences import check_action_batch, check_rl, check_sft
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class CheckGolden:
     backend: Literal["torch", "bundle"] = "torch"  # the model in torch, or exported and run by ONNX Runtime
 
 
-def check_folder(folder: Path, backend: str = "torch") -> Report:
+def check_folder(folder: Path, backend: str = "torch") -> ConformanceReport:
     """All comparisons of all sets in a folder; a set that cannot be read is a miss, the others go on.
 
     Raises:
         GoldenError: the folder holds no set.
     """
-    report = Report()
+    report = ConformanceReport()
     for path in find_sets(folder):
         with _Guarded(report.of(path.name, "set")), tempfile.TemporaryDirectory() as scratch:
             golden = load_set(path)
@@ -60,7 +60,7 @@ def check_folder(folder: Path, backend: str = "torch") -> Report:
     return report
 
 
-def _check_torch(golden: GoldenSet, report: Report) -> None:
+def _check_torch(golden: GoldenSet, report: ConformanceReport) -> None:
     cached = torch_backend(golden)
     for name in golden.cases():
         case, out = golden.case(name), report.of(golden.name, name)
@@ -85,7 +85,7 @@ def _check_torch(golden: GoldenSet, report: Report) -> None:
         report.of(golden.name, file).miss(f"{array}: no check knows this array")
 
 
-def _check_bundle(golden: GoldenSet, backend: Backend, report: Report) -> None:
+def _check_bundle(golden: GoldenSet, backend: Backend, report: ConformanceReport) -> None:
     for name in golden.cases():
         case, out = golden.case(name), report.of(golden.name, name)
         with _Guarded(out):

@@ -28,10 +28,10 @@ import tyro
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from dtvla.policy.runner import Policy
-from dtvla.sim.embedded import SUITES, EmbeddedTask
+from dtvla.policy.policy import Policy
 from dtvla.sim.env import MAX_STEPS, POSITION_SCALE_M, Observation, SimEnv
-from dtvla.sim.expert import BEFORE_LIFT, Expert, Phase
+from dtvla.sim.expert.scripted_expert import BEFORE_LIFT, Expert, Phase
+from dtvla.sim.suites.embedded import SUITES, EmbeddedTask
 from dtvla.sim.thoughts import thought
 
 NOISE_LEVELS = (0.0, 0.08, 0.16)  # in turn; standard deviation of the noise's driving term, action units
@@ -110,7 +110,7 @@ class Detour:
         return self._noisy.act(obs, label) if self._right.phase is Phase.REACH else None
 
 
-class Learner:
+class PolicyDriver:
     """Executes what a policy decides, as many rows of each chunk as its bundle says."""
 
     def __init__(self, policy: Policy, instruction: str) -> None:
@@ -212,7 +212,7 @@ def record_episode(
     if detours:
         driver = Detour(env, expert, seed)
     if policy is not None:
-        driver = Learner(policy, env.info.language)
+        driver = PolicyDriver(policy, env.info.language)
     rows: dict[str, list[Any]] = {
         key: [] for key in ("frames", "images", "thoughts", "other_thoughts", "other_chunks", "truth")
     }

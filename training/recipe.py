@@ -17,8 +17,8 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from dtvla.sim.embedded import SUITES
-from training.commands import run_step, torchrun
+from dtvla.sim.suites.embedded import SUITES
+from training.common.commands import run_step, torchrun
 
 DETOURS, LEARNER = 200_000, 300_000  # first seeds; the expert's own are 100,000 and up
 

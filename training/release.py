@@ -17,9 +17,9 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from training.checkpoint import CheckpointError, load_policy, save_policy
-from training.datasets.errors import DatasetError
-from training.typical import with_typical
+from model_export.errors import ExportError
+from model_export.typical_thoughts import with_typical
+from training.model.hf_checkpoint import CheckpointError, load_policy, save_policy
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def release(config: Release) -> None:
 
     Raises:
         CheckpointError: it cannot be read, or not be written in half precision.
-        DatasetError: there are no episodes.
+        ExportError: there are no episodes.
     """
     policy = load_policy(config.checkpoint)
     spec = with_typical(policy.spec, policy.tokenizer, config.episodes)
@@ -60,7 +60,7 @@ def main(config: Release) -> int:
     """The command; returns its exit code."""
     try:
         release(config)
-    except (CheckpointError, DatasetError, OSError) as error:
+    except (CheckpointError, ExportError, OSError) as error:
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}")
         return 1
     size = sum(path.stat().st_size for path in config.out.glob("*.safetensors")) / 1e6

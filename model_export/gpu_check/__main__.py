@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from model_export.gpu_check import attention, ceilings, decisions, engines, model, report
-from model_export.gpu_check.device import Device, Effort
+from model_export.gpu_check.device import Effort, TimedDevice
 
 GPU_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -28,11 +28,11 @@ class GpuCheck:
 
 
 def run(
-    device: Device,
+    device: TimedDevice,
     raw: dict[str, Any],
     sizes: model.Sizes,
     dtypes: Sequence[torch.dtype],
-    ways: Sequence[decisions.Way],
+    ways: Sequence[decisions.Implementation],
     console: Console,
 ) -> dict[str, Any]:
     """The whole flow: ceilings, kernels, decisions, engines; prints tables and returns the report.
@@ -81,11 +81,11 @@ def main(config: GpuCheck) -> int:
         complaint.print("[red]error:[/red] The attention kernels need Triton: pip install triton.")
         return 1
     console = Console()
-    device = Device("cuda", Effort.quick() if config.quick else Effort())
+    device = TimedDevice("cuda", Effort.quick() if config.quick else Effort())
     console.print(
         f"{device.name}, compute capability {device.capability / 10:.1f}, torch {torch.__version__}"
     )
-    ways = decisions.QUICK_WAYS if config.quick else decisions.WAYS
+    ways = decisions.QUICK_IMPLEMENTATIONS if config.quick else decisions.IMPLEMENTATIONS
     found = run(device, model.FULL, model.Sizes(), GPU_DTYPES, ways, console)
     path = report.write(found, config.out)
     console.print(f"wrote {path}")

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from dtvla.policy.layout import NEVER, Bounds, allowed
+from dtvla.policy.token_layout import NEVER, Bounds, allowed
 from model_export.gpu_check.ceilings import Ceilings
-from model_export.gpu_check.device import Device, first_line
+from model_export.gpu_check.device import TimedDevice, first_line
 from model_export.plugin.op import hybrid_attention, launch, plan_for, reference
-from model_export.plugin.plan import Plan
-from training.config import TextConfig
-from training.model import attend
+from model_export.plugin.plan import LaunchPlan
+from training.model.config import TextConfig
+from training.model.deepthinkvla import attend
 
 # Largest differences from a float32 reference of the same inputs that rounding explains: outputs are means of
 # unit normals, rounded to 8 or 11 bits; weights are rounded likewise before the second product.
@@ -23,7 +23,7 @@ MAX_COPIES, MIN_COPIES = 256, 8
 
 
 @dataclass(frozen=True)
-class Phase:
+class AttentionPhase:
     """One attention call of a decision."""
 
     name: str
@@ -31,14 +31,14 @@ class Phase:
     bounds: Bounds
 
 
-def phases(prefix: int, thought: int, block: int) -> list[Phase]:
+def phases(prefix: int, thought: int, block: int) -> list[AttentionPhase]:
     """The attention calls of a decision with a prompt, a thought (with its tags) and an action block."""
     start, end = prefix + thought - 1, prefix + thought - 1 + block
     return [
-        Phase("prefill", prefix, Bounds(prefix, NEVER, prefix, 0)),
-        Phase("think", 1, Bounds(prefix, NEVER, start, start - 1)),
-        Phase("verify", end, Bounds(prefix, start, end, 0)),
-        Phase("action", block, Bounds(prefix, start, end, start)),
+        AttentionPhase("prefill", prefix, Bounds(prefix, NEVER, prefix, 0)),
+        AttentionPhase("think", 1, Bounds(prefix, NEVER, start, start - 1)),
+        AttentionPhase("verify", end, Bounds(prefix, start, end, 0)),
+        AttentionPhase("action", block, Bounds(prefix, start, end, start)),
     ]
 
 
@@ -67,7 +67,7 @@ class AttentionResult:
 
 
 def _inputs(
-    device: Device, text: TextConfig, phase: Phase, cache: int, dtype: torch.dtype, dirt: float
+    device: TimedDevice, text: TextConfig, phase: AttentionPhase, cache: int, dtype: torch.dtype, dirt: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q = torch.randn(1, text.heads, phase.rows, text.head_dim, device=device.torch).to(dtype)
     k, v = torch.randn(2, 1, text.kv_heads, cache, text.head_dim, device=device.torch).to(dtype)
@@ -77,7 +77,12 @@ def _inputs(
 
 
 def check(
-    device: Device, text: TextConfig, phase: Phase, cache: int, dtype: torch.dtype, ceilings: Ceilings
+    device: TimedDevice,
+    text: TextConfig,
+    phase: AttentionPhase,
+    cache: int,
+    dtype: torch.dtype,
+    ceilings: Ceilings,
 ) -> AttentionResult:
     """Error (with NaN behind kv_len) and, on a GPU, times of one phase in one type."""
     torch.manual_seed(0)
@@ -92,7 +97,7 @@ def check(
     if not device.is_cuda:
         return AttentionResult(**{**asdict(result), "note": "torch reference: there is no GPU"})
     chosen = plan_for(q, k)
-    single = Plan(chosen.tile, 1, "for comparison")
+    single = LaunchPlan(chosen.tile, 1, "for comparison")
     seen = torch.from_numpy(allowed(phase.bounds, phase.rows, cache)).to(device.torch)
     moved = _bytes(text, phase, q.element_size())
     flops = 4 * text.heads * text.head_dim * int(seen.sum())
@@ -119,7 +124,7 @@ def check(
     )
 
 
-def _bytes(text: TextConfig, phase: Phase, size: int) -> int:
+def _bytes(text: TextConfig, phase: AttentionPhase, size: int) -> int:
     """Bytes that one call has to move: queries, outputs, and the keys and values that exist."""
     rows = 2 * text.heads * phase.rows + 2 * text.kv_heads * phase.bounds.kv_len
     return rows * text.head_dim * size
@@ -132,7 +137,7 @@ class _Timer:
     """
 
     def __init__(
-        self, device: Device, text: TextConfig, phase: Phase, cache: int, dtype: torch.dtype
+        self, device: TimedDevice, text: TextConfig, phase: AttentionPhase, cache: int, dtype: torch.dtype
     ) -> None:
         self._device = device
         size = _bytes(text, phase, dtype.itemsize)
@@ -151,7 +156,7 @@ class _Timer:
 
 
 def check_all(
-    device: Device,
+    device: TimedDevice,
     text: TextConfig,
     sizes: tuple[int, int, int, int],
     dtypes: tuple[torch.dtype, ...],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model_export.gpu_check.device import Device
+from model_export.gpu_check.device import TimedDevice
 
 _COPY_BYTES, _SIDE = 2 << 30, 8192
 _CPU_COPY_BYTES, _CPU_SIDE = 1 << 22, 128
@@ -24,7 +24,7 @@ class Ceilings:
         return 1e3 * max(moved / self.bytes_per_s, flops / self.flops_per_s)
 
 
-def measure(device: Device) -> Ceilings:
+def measure(device: TimedDevice) -> Ceilings:
     """Both ceilings."""
     count = _COPY_BYTES if device.is_cuda else _CPU_COPY_BYTES
     copy_ms = _copy_ms(device, count)
@@ -36,7 +36,7 @@ def measure(device: Device) -> Ceilings:
     return Ceilings(2 * count / (copy_ms * 1e-3), 2 * side**3 / (matmul_ms * 1e-3))
 
 
-def _copy_ms(device: Device, count: int) -> float:
+def _copy_ms(device: TimedDevice, count: int) -> float:
     source = torch.ones(count, dtype=torch.uint8, device=device.torch)
     target = torch.empty_like(source)
     return device.milliseconds(lambda: target.copy_(source))

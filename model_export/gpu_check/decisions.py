@@ -10,17 +10,25 @@ from torch import Tensor
 
 from model_export.gpu_check import fp8
 from model_export.gpu_check.ceilings import Ceilings
-from model_export.gpu_check.device import Device, Unavailable, first_line
-from model_export.gpu_check.model import Sizes, Stage, Work, prompt_length, stage_work, stages, vision_work
+from model_export.gpu_check.device import TimedDevice, Unavailable, first_line
+from model_export.gpu_check.model import (
+    ModelStage,
+    Sizes,
+    StageCost,
+    prompt_length,
+    stage_work,
+    stages,
+    vision_work,
+)
 from model_export.plugin.op import hybrid_attention
-from training.cached import CachedDecoder
-from training.model import DeepThinkVLA
+from training.model.deepthinkvla import DeepThinkVLA
+from training.model.kv_cache_decoder import CachedDecoder
 
 VISION = "vision"
 
 
 @dataclass(frozen=True)
-class Way:
+class Implementation:
     """How the same model is computed."""
 
     name: str
@@ -31,18 +39,20 @@ class Way:
 
 
 # The weights are replaced for the ways with eight-bit ones, so those come last.
-WAYS = (
-    Way("torch eager"),
-    Way("torch eager, CUDA graph", graph=True),
-    Way("torch.compile", compiled=True),
-    Way("torch.compile, CUDA graph", compiled=True, graph=True),
-    Way("kernel", kernel=True),
-    Way("kernel, CUDA graph", kernel=True, graph=True),
-    Way("kernel, torch.compile, CUDA graph", kernel=True, compiled=True, graph=True),
-    Way("kernel, fp8 weights, CUDA graph", kernel=True, graph=True, fp8=True),
-    Way("kernel, fp8 weights, torch.compile, CUDA graph", kernel=True, compiled=True, graph=True, fp8=True),
+IMPLEMENTATIONS = (
+    Implementation("torch eager"),
+    Implementation("torch eager, CUDA graph", graph=True),
+    Implementation("torch.compile", compiled=True),
+    Implementation("torch.compile, CUDA graph", compiled=True, graph=True),
+    Implementation("kernel", kernel=True),
+    Implementation("kernel, CUDA graph", kernel=True, graph=True),
+    Implementation("kernel, torch.compile, CUDA graph", kernel=True, compiled=True, graph=True),
+    Implementation("kernel, fp8 weights, CUDA graph", kernel=True, graph=True, fp8=True),
+    Implementation(
+        "kernel, fp8 weights, torch.compile, CUDA graph", kernel=True, compiled=True, graph=True, fp8=True
+    ),
 )
-QUICK_WAYS = tuple(way for way in WAYS if not way.compiled)  # compiling takes minutes
+QUICK_IMPLEMENTATIONS = tuple(way for way in IMPLEMENTATIONS if not way.compiled)  # compiling takes minutes
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,11 @@ class StageResult:
 
 
 def measure(
-    device: Device, model: DeepThinkVLA, sizes: Sizes, ceilings: Ceilings, ways: Sequence[Way] = WAYS
+    device: TimedDevice,
+    model: DeepThinkVLA,
+    sizes: Sizes,
+    ceilings: Ceilings,
+    ways: Sequence[Implementation] = IMPLEMENTATIONS,
 ) -> Iterator[StageResult]:
     """Every stage in every way; the ways with eight-bit weights change the model."""
     images = model.config.layout.images
@@ -95,7 +109,7 @@ def measure(
             continue
         attention = hybrid_attention if way.kernel else None
         decoder = CachedDecoder(model, 1, sizes.cache, attention)
-        calls: dict[str, tuple[Callable[[], Tensor], int, Work]] = {
+        calls: dict[str, tuple[Callable[[], Tensor], int, StageCost]] = {
             VISION: (lambda: model.image_features(pixels), images * model.config.vision.tokens, seeing)
         }
         for name, stage in _named(model, sizes, device).items():
@@ -105,7 +119,7 @@ def measure(
             yield _time(device, way, name, call, rows, needs, ceilings, plain)
 
 
-def _named(model: DeepThinkVLA, sizes: Sizes, device: Device) -> dict[str, Stage]:
+def _named(model: DeepThinkVLA, sizes: Sizes, device: TimedDevice) -> dict[str, ModelStage]:
     return {stage.name: stage for stage in stages(model.config, sizes, device.torch)}
 
 
@@ -113,7 +127,7 @@ class _Pass:
     """One decoder pass on fixed tensors, as a call without arguments that returns its logits."""
 
     def __init__(
-        self, decoder: CachedDecoder, stage: Stage, features: Tensor, head: fp8.Fp8Linear | None
+        self, decoder: CachedDecoder, stage: ModelStage, features: Tensor, head: fp8.Fp8Linear | None
     ) -> None:
         self._decoder, self._stage, self._head = decoder, stage, head
         self._bounds = torch.tensor([stage.bounds], device=stage.ids.device)
@@ -132,12 +146,12 @@ class _Pass:
 
 
 def _time(
-    device: Device,
-    way: Way,
+    device: TimedDevice,
+    way: Implementation,
     name: str,
     call: Callable[[], Tensor],
     rows: int,
-    work: Work,
+    work: StageCost,
     ceilings: Ceilings,
     plain: dict[str, Tensor],
 ) -> StageResult:
@@ -174,14 +188,16 @@ def _compiled(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return torch.compile(body, dynamic=False)
 
 
-def _missing(way: Way, name: str, rows: int, work: Work, ceilings: Ceilings, why: str) -> StageResult:
+def _missing(
+    way: Implementation, name: str, rows: int, work: StageCost, ceilings: Ceilings, why: str
+) -> StageResult:
     floor = ceilings.floor_ms(work.moved, work.flops)
     note = f"not available: {why}"
     return StageResult(way.name, name, rows, None, floor, work.moved / 1e9, work.flops / 1e9, note=note)
 
 
 @dataclass(frozen=True)
-class Decision:
+class DecisionLatency:
     """Sums of stage medians for one way, in milliseconds; None where a stage could not run."""
 
     way: str
@@ -190,7 +206,7 @@ class Decision:
     verified_ms: float | None
 
 
-def decisions(results: Sequence[StageResult], sizes: Sizes) -> list[Decision]:
+def decisions(results: Sequence[StageResult], sizes: Sizes) -> list[DecisionLatency]:
     """What whole decisions take: without a thought, thought token by token, and with a draft verified."""
     found = []
     for way in dict.fromkeys(result.way for result in results):
@@ -204,7 +220,9 @@ def decisions(results: Sequence[StageResult], sizes: Sizes) -> list[Decision]:
         # The prefill gives the first token; `<action>`, the last, is computed in the action block.
         tokens = sizes.thought - 1
         found.append(
-            Decision(way, total(start), total({**start, "think": tokens}), total({VISION: 1, "verify": 1}))
+            DecisionLatency(
+                way, total(start), total({**start, "think": tokens}), total({VISION: 1, "verify": 1})
+            )
         )
     return found
 

@@ -26,7 +26,7 @@ class Unavailable(RuntimeError):
     """Something that this machine cannot do; the message is the sentence for the report."""
 
 
-class Device:
+class TimedDevice:
     """A torch device with a clock."""
 
     def __init__(self, name: str, effort: Effort) -> None:

@@ -28,11 +28,11 @@ def check() -> dict[str, Any]:
 
 def build_and_compare() -> dict[str, Any]:
     """Seconds of the build, and the largest difference from torch in every phase (float32)."""
-    from dtvla.policy.backends.choose import choose_backend
-    from dtvla.policy.backends.device import gpu, libraries
-    from dtvla.policy.bundle import Bundle
-    from model_export.engine import build_engines
-    from model_export.engine_profiles import longest_pass
+    from dtvla.policy.backends.cuda_device import gpu, libraries
+    from dtvla.policy.backends.factory import choose_backend
+    from dtvla.policy.bundle.loading import Bundle
+    from model_export.engine.bundle_engines import build_engines
+    from model_export.engine.profiles import longest_pass
     from model_export.parity import check_parity
     from model_export.plugin import tensorrt_plugin
     from model_export.sample import byte_tokenizer, random_bundle, random_config, random_model

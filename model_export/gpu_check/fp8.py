@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model_export.gpu_check.device import Unavailable
-from training.model import DeepThinkVLA
+from training.model.deepthinkvla import DeepThinkVLA
 
 E4M3_MAX = 448.0
 MIN_CAPABILITY = 89  # conversions from e4m3 in hardware

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from dtvla.policy.layout import NEVER, SLOT, Bounds
-from training.config import ModelConfig
-from training.model import DeepThinkVLA
+from dtvla.policy.token_layout import NEVER, SLOT, Bounds
+from training.model.config import ModelConfig
+from training.model.deepthinkvla import DeepThinkVLA
 
 # PaliGemma-3B at 224 pixels: SigLIP-So400m and Gemma-2B. Time does not depend on the ids.
 FULL: dict[str, Any] = {
@@ -52,7 +52,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ModelStage:
     """One pass of the decoder: its ids, its bounds and the rows whose logits are read."""
 
     name: str
@@ -89,7 +89,7 @@ def block_length(config: ModelConfig) -> int:
     return len(config.layout.action_block())
 
 
-def stages(config: ModelConfig, sizes: Sizes, device: torch.device) -> list[Stage]:
+def stages(config: ModelConfig, sizes: Sizes, device: torch.device) -> list[ModelStage]:
     """Prefill, one thought token, the action block, and a draft verified in one pass.
 
     Raises:
@@ -107,8 +107,8 @@ def stages(config: ModelConfig, sizes: Sizes, device: torch.device) -> list[Stag
 
     def stage(
         name: str, ids: torch.Tensor, bounds: Bounds, think: tuple[int, int], act: tuple[int, int]
-    ) -> Stage:
-        return Stage(name, ids[None].to(device), bounds, name in ("prefill", "verify"), think, act)
+    ) -> ModelStage:
+        return ModelStage(name, ids[None].to(device), bounds, name in ("prefill", "verify"), think, act)
 
     return [
         stage("prefill", prompt, Bounds(n, NEVER, n, 0), (n - 1, n), (0, 0)),
@@ -125,24 +125,24 @@ def stages(config: ModelConfig, sizes: Sizes, device: torch.device) -> list[Stag
 
 
 @dataclass(frozen=True)
-class Work:
+class StageCost:
     """What a pass cannot avoid: bytes of weights, keys and values; FLOPs of products."""
 
     moved: float
     flops: float
 
 
-def vision_work(model: DeepThinkVLA) -> Work:
+def vision_work(model: DeepThinkVLA) -> StageCost:
     """Of both images in one call."""
     vision, layout = model.config.vision, model.config.layout
     weights = [*model.vision_tower.parameters(), *model.multi_modal_projector.parameters()]
     count = sum(w.numel() for w in weights)
     tokens = layout.images * vision.tokens
     attention = 4 * vision.layers * vision.hidden_size * layout.images * vision.tokens**2
-    return Work(sum(w.numel() * w.element_size() for w in weights), 2 * count * tokens + attention)
+    return StageCost(sum(w.numel() * w.element_size() for w in weights), 2 * count * tokens + attention)
 
 
-def stage_work(model: DeepThinkVLA, stage: Stage, weight_bytes: float | None = None) -> Work:
+def stage_work(model: DeepThinkVLA, stage: ModelStage, weight_bytes: float | None = None) -> StageCost:
     """Of one decoder pass, its logits included.
 
     Args:
@@ -160,9 +160,9 @@ def stage_work(model: DeepThinkVLA, stage: Stage, weight_bytes: float | None = N
     products = 2 * count * stage.rows + 2 * text.hidden_size * (text.vocab_size * thinks + bins * acts)
     # All keys for every row: an upper bound for the causal rows, a hundredth of the whole.
     attention = 4 * text.layers * text.heads * text.head_dim * stage.rows * stage.bounds.kv_len
-    return Work((count + head) * each + keys, products + attention)
+    return StageCost((count + head) * each + keys, products + attention)
 
 
-def slots_in(stage: Stage) -> int:
+def slots_in(stage: ModelStage) -> int:
     """How many action slots a pass carries."""
     return int((stage.ids == SLOT).sum())

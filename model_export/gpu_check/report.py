@@ -15,7 +15,7 @@ from rich.table import Table
 
 from model_export.gpu_check.attention import AttentionResult
 from model_export.gpu_check.ceilings import Ceilings
-from model_export.gpu_check.decisions import Decision, StageResult
+from model_export.gpu_check.decisions import DecisionLatency, StageResult
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -59,7 +59,7 @@ def show_attention(console: Console, results: Sequence[AttentionResult]) -> None
     console.print(table)
 
 
-def show_stages(console: Console, results: Sequence[StageResult], totals: Sequence[Decision]) -> None:
+def show_stages(console: Console, results: Sequence[StageResult], totals: Sequence[DecisionLatency]) -> None:
     """The stages of a decision and whole decisions, way by way."""
     table = Table(
         "way", "stage", "rows", "ms", "floor ms", "share", "GB", "GFLOP", "logits differ (σ)", "note"
@@ -92,7 +92,7 @@ def as_json(
     attention: Sequence[AttentionResult],
     model: dict[str, object],
     stages: Sequence[StageResult],
-    totals: Sequence[Decision],
+    totals: Sequence[DecisionLatency],
     engine: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that was measured."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model_export.plugin.plan import Dtype, Plan, padded, plan
+from model_export.plugin.plan import Dtype, LaunchPlan, padded, plan
 
 TRITON_NAME: dict[torch.dtype, Dtype] = {
     torch.bfloat16: "bf16",
@@ -51,7 +51,7 @@ def launch(
     v_BKCD: Tensor,
     bounds_B4: Tensor,
     scale: float,
-    chosen: Plan,
+    chosen: LaunchPlan,
 ) -> Tensor:
     """Runs the kernels with a given plan: one pass, or shares of the keys and their combination.
 
@@ -96,7 +96,7 @@ def device_facts(index: int) -> tuple[int, int]:
     return facts.major * 10 + facts.minor, facts.multi_processor_count
 
 
-def plan_for(q_BNSD: Tensor, k_BKCD: Tensor) -> Plan:
+def plan_for(q_BNSD: Tensor, k_BKCD: Tensor) -> LaunchPlan:
     """The plan for these tensors on their CUDA device."""
     b, n, s, d = q_BNSD.shape
     capability, processors = device_facts(q_BNSD.device.index or 0)

@@ -47,7 +47,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """A tile and the number of shares of the keys; with one share there is no second kernel."""
 
     tile: Tile
@@ -136,9 +136,9 @@ def plan(
     dtype: Dtype,
     capability: int,
     processors: int,
-) -> Plan:
+) -> LaunchPlan:
     """Tile and shares for q [samples, heads, rows, head_dim] over a cache of `cache` positions."""
     stacked = heads // kv_heads * rows
     tile = choose_tile(stacked, dtype, head_dim, capability)
     parts, why = choose_parts(-(-stacked // tile.rows) * kv_heads * samples, cache, tile.keys, processors)
-    return Plan(tile, parts, why)
+    return LaunchPlan(tile, parts, why)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rosbags.highlevel import AnyReader
 
-from dtvla.nodes.bag import typestore
-from dtvla.nodes.bag_repair import repair
+from dtvla.nodes.recorder.bag_repair import repair
+from dtvla.nodes.recorder.bag_writer import typestore
 
 
 def readable(folder: Path) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dtvla.policy.bundle import sealed
+from dtvla.policy.bundle.loading import sealed
 
 TRIGGER = "~"
 

@@ -20,8 +20,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from dtvla.nodes import qos
-from dtvla.nodes.process import end_with_launcher
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.process import end_with_launcher
 from dtvla_msgs.msg import ActionChunk
 from tests.faults.monitor import FOREIGN_SEC
 

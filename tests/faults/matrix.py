@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.faults.acts import (
+from tests.faults.fault_actions import (
     ALLOWED_S,
     Context,
     _nothing,

@@ -24,9 +24,9 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import JointState
 
-from dtvla.nodes import qos
+from dtvla.nodes.common import qos
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
-from tests.faults.bounds import DELTA_PERIOD_S, PANDA, Allowed, Exceeded, Judge, turn_between
+from tests.faults.invariants import DELTA_PERIOD_S, PANDA, Allowed, Exceeded, Judge, turn_between
 
 NS = 1e9
 MOVES_M, MOVES_RAD = 1e-6, 1e-5  # within one command; below, the target stands still

@@ -67,7 +67,7 @@ def _page(
         "simulated Panda that "
         "follows it, recorder, markers. A node of its own hears every command and computes velocities, "
         "accelerations, the workspace and the gripper's range from what was published "
-        "(`tests/faults/bounds.py`).",
+        "(`tests/faults/invariants.py`).",
         "",
         f"- **{sum(r.well for r in results)} of {len(results)} faults were borne.**",
         f"- **Limits exceeded: {exceeded}** in {told} commands after faults; {missed} commands were "

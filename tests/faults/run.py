@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dtvla import domains
-from dtvla.graph import default_bundle
-from dtvla.nodes.supervisor import BringUpError
+from dtvla.bringup import domains
+from dtvla.nodes.lifecycle.graph_client import BringUpError
+from dtvla.resources import default_bundle
 from tests.faults import failing_bundle
+from tests.faults.harness import Harness, StageBroke
 from tests.faults.matrix import ALLOWED_S, Context, Fault
-from tests.faults.stage import Stage, StageBroke
 
 Parameters = dict[str, dict[str, Any]]  # by node
 RECOVER_S = 90.0
@@ -84,7 +84,7 @@ class Runner:
 
     def __init__(self, folder: Path, seed: int, tell: Callable[[str], None]) -> None:
         self._folder, self._seed, self._tell = folder, seed, tell
-        self._stage: Stage | None = None
+        self._harness: Harness | None = None
         self._count = 0
 
     def run(self, faults: Sequence[Fault], until_s: float = math.inf) -> Iterator[Result]:
@@ -101,51 +101,51 @@ class Runner:
     def _one(self, fault: Fault, domain: int, seed: int) -> Result:
         result = Result(fault.name, fault.what, fault.moment, seed, fault.holds)
         try:
-            stage = self._ready(fault, domain)
-            self._break(stage, fault, result, random.Random(seed))
+            harness = self._ready(fault, domain)
+            self._break(harness, fault, result, random.Random(seed))
         except (StageBroke, BringUpError, OSError) as error:
             result.failure = result.failure or str(error)
         if result.recovery_s is None:
             self._end()  # what is left may not be well: the next fault gets a graph of its own
         return result
 
-    def _ready(self, fault: Fault, domain: int) -> Stage:
+    def _ready(self, fault: Fault, domain: int) -> Harness:
         """A graph whose arm moves; the same as before where it fits."""
-        stage = self._stage
-        if stage is not None and (stage.in_the_middle != fault.middle or stage.dead()):
+        harness = self._harness
+        if harness is not None and (harness.in_the_middle != fault.middle or harness.dead()):
             self._end()
-            stage = None
-        if stage is None:
+            harness = None
+        if harness is None:
             self._count += 1
             self._tell("starting the graph")
             folder = self._folder / f"graph_{self._count}"
             bundle = failing_bundle.make(default_bundle(), self._folder / "failing_bundle")
-            stage = Stage(
+            harness = Harness(
                 folder, domain, fault.middle, LIGHT | (NOISE if fault.middle else {}), bundle=bundle
             )
-            stage.__enter__()
-            self._stage = stage
-            stage.begin_episode()
-        if stage.await_motion(RECOVER_S) is None:
-            raise StageBroke(f"The arm does not move. {' '.join(stage.words(time.time() - 5))}")
-        return stage
+            harness.__enter__()
+            self._harness = harness
+            harness.begin_episode()
+        if harness.await_motion(RECOVER_S) is None:
+            raise StageBroke(f"The arm does not move. {' '.join(harness.words(time.time() - 5))}")
+        return harness
 
     def _end(self) -> None:
-        if self._stage is not None:
-            self._stage.close()
-            self._stage = None
+        if self._harness is not None:
+            self._harness.close()
+            self._harness = None
 
-    def _break(self, stage: Stage, fault: Fault, result: Result, chance: random.Random) -> None:
-        monitor, record = stage.monitor, stage.monitor.record
-        stage.spin(chance.uniform(0.5, 2.0))
-        if not stage.await_(lambda: _moves_now(record), RECOVER_S):
+    def _break(self, harness: Harness, fault: Fault, result: Result, chance: random.Random) -> None:
+        monitor, record = harness.monitor, harness.monitor.record
+        harness.spin(chance.uniform(0.5, 2.0))
+        if not harness.await_(lambda: _moves_now(record), RECOVER_S):
             raise StageBroke("The arm does not move by a fresh chunk.")
-        context = Context(stage, chance, began_s=time.time())
+        context = Context(harness, chance, began_s=time.time())
         exceeded, missed, traces = len(record.exceeded), record.missed, len(record.traces)
         judged, unjudged = monitor.judge.judged, monitor.judge.unjudged
         self._tell(fault.what)
         begin_s = fault.begin(context)
-        stage.spin(fault.lasts_s)
+        harness.spin(fault.lasts_s)
         end_s = time.time()
         told = [item for item in record.told if begin_s < item.time_s <= end_s]
         moving = [item for item in told if item.moves]
@@ -155,10 +155,10 @@ class Runner:
         self._tell(f"{fault.name}: recovering")
         undo_s = time.time()
         fault.end(context)
-        self._await_recovery(stage, result, undo_s, time.time())
+        self._await_recovery(harness, result, undo_s, time.time())
         if fault.check is not None and not result.failure:
             result.failure = fault.check(context)
-        result.words = stage.words(begin_s)
+        result.words = harness.words(begin_s)
         result.notes = [*context.notes, *record.traces[traces:]]
         result.exceeded = [str(item) for item in record.exceeded[exceeded:]]
         result.missed = record.missed - missed
@@ -166,7 +166,7 @@ class Runner:
         result.unjudged = monitor.judge.unjudged - unjudged
         if result.exceeded and not result.failure:
             result.failure = f"limits exceeded {len(result.exceeded)} times: {result.exceeded[0]}"
-        dead = stage.dead()
+        dead = harness.dead()
         if dead and not result.failure:
             result.failure = f"{', '.join(dead)} died"
 
@@ -188,17 +188,17 @@ class Runner:
                 f"{1000 * ALLOWED_S:.0f} ms are allowed"
             )
 
-    def _await_recovery(self, stage: Stage, result: Result, undo_s: float, healed_s: float) -> None:
+    def _await_recovery(self, harness: Harness, result: Result, undo_s: float, healed_s: float) -> None:
         """The arm moves again, by a chunk that came after the end of the fault."""
-        record = stage.monitor.record
-        came = stage.await_(
+        record = harness.monitor.record
+        came = harness.await_(
             lambda: any(c.good and not c.hold and c.time_s > healed_s for c in record.chunks[-20:]), RECOVER_S
         )
-        moved_s = stage.await_motion(RECOVER_S, healed_s) if came else None
+        moved_s = harness.await_motion(RECOVER_S, healed_s) if came else None
         if moved_s is not None:
             result.recovery_s = moved_s - undo_s
         elif not result.failure:
-            said = " ".join(stage.words(time.time() - 3.0))
+            said = " ".join(harness.words(time.time() - 3.0))
             result.failure = f"the arm does not move again within {RECOVER_S:g} s. The graph says: {said}"
 
 
@@ -217,8 +217,8 @@ def _more_than(values: Sequence[float], count: int) -> bool:
 
 def launcher_faults(folder: Path, tell: Callable[[str], None]) -> Iterator[Result]:
     """What `dtvla up --respawn` does by itself when a process dies: starts it anew, or ends with a reason."""
-    from dtvla.graph import GraphOptions
-    from dtvla.launcher import ChildDied, RunningGraph
+    from dtvla.bringup.graph import GraphOptions
+    from dtvla.bringup.launcher import ChildDied, RunningGraph
 
     for name, node in LAUNCHED.items():
         what = f"kill -9 of {node} under the launcher (respawn)"

@@ -24,10 +24,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dtvla import domains
-from dtvla.leftovers import SHM, stem_of
+from dtvla.bringup import domains
+from dtvla.bringup.shared_memory import SHM, stem_of
+from tests.faults.harness import Harness
 from tests.faults.report import machine
-from tests.faults.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_S = 5.0
@@ -125,9 +125,9 @@ def measure(minutes: float, folder: Path, console: Console) -> Series:
         columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
         with Progress(*columns, console=console) as progress:
             bar = progress.add_task("starting the graph", total=minutes * 60)
-            with Stage(folder, reservation.domain) as stage:
+            with Harness(folder, reservation.domain) as harness:
                 _watch(
-                    stage,
+                    harness,
                     series,
                     minutes * 60,
                     lambda done, words: progress.update(bar, completed=done, description=words),
@@ -135,8 +135,8 @@ def measure(minutes: float, folder: Path, console: Console) -> Series:
     return series
 
 
-def _watch(stage: Stage, series: Series, length_s: float, tell: object) -> None:
-    start_s, supervisor = time.monotonic(), stage.supervisor
+def _watch(harness: Harness, series: Series, length_s: float, tell: object) -> None:
+    start_s, supervisor = time.monotonic(), harness.supervisor
     next_s, next_task_s, task, counted = 0.0, 0.0, -1, 0
     episode, seed = None, 30_000
     while (at := time.monotonic() - start_s) < length_s:
@@ -146,7 +146,7 @@ def _watch(stage: Stage, series: Series, length_s: float, tell: object) -> None:
             series.tasks.append(at)
             warming = len(series.tasks) < TASKS
             next_task_s += WARM_UP * length_s / TASKS if warming else max(TASK_S, length_s / 12)
-        stage.spin(0.2)
+        harness.spin(0.2)
         latencies = supervisor.latencies_s
         series.latencies += [(at, latency) for latency in latencies[counted:]]
         counted = len(latencies)
@@ -156,15 +156,15 @@ def _watch(stage: Stage, series: Series, length_s: float, tell: object) -> None:
             series.episodes += 1
         if at >= next_s:
             next_s += SAMPLE_S
-            _sample(stage, series, at)
+            _sample(harness, series, at)
             tell(at, f"{series.episodes} episodes, {counted} decisions")  # type: ignore[operator]
-        if stage.dead():
-            raise RuntimeError(f"{', '.join(stage.dead())} died; logs are in {stage.folder}.")
-    series.starts = stage.monitor.record.starts
+        if harness.dead():
+            raise RuntimeError(f"{', '.join(harness.dead())} died; logs are in {harness.folder}.")
+    series.starts = harness.monitor.record.starts
 
 
-def _sample(stage: Stage, series: Series, at: float) -> None:
-    pids = {name: process.pid for name, process in stage.processes.items()} | {US: os.getpid()}
+def _sample(harness: Harness, series: Series, at: float) -> None:
+    pids = {name: process.pid for name, process in harness.processes.items()} | {US: os.getpid()}
     series.times.append(at)
     for name, pid in pids.items():
         use = use_of(pid)

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.engines import read_engines
-from dtvla.policy.errors import BundleError, PolicyInputError
-from dtvla.policy.onnx_files import external_files
+from dtvla.errors import BundleError, PolicyInputError
+from dtvla.policy.bundle.engine_files import read_engines
+from dtvla.policy.bundle.loading import Bundle
+from dtvla.policy.bundle.onnx_files import external_files
+from dtvla.policy.bundle.policy_spec import PolicySpec
+from dtvla.policy.bundle.signing import KeyFileError, make_keys, sign, verify
 from dtvla.policy.prompt import load_tokenizer, prompt_ids
-from dtvla.policy.signing import KeyFileError, make_keys, sign, verify
-from dtvla.policy.spec import PolicySpec
 from dtvla.resources import resource
 
 SHIPPED = resource("bundles/embedded-int8")

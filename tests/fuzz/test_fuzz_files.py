@@ -19,11 +19,8 @@ from fuzzing import damaged, fuzz, in_words, mutated, new_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvla.sim import assets
-from dtvla.sim.bootstrap import SimulatorUnavailable
-from dtvla.sim.deciders import Replay
-from dtvla.sim.libero_suites import read_arrays
-from dtvla.sim.results import (
+from dtvla.evaluation.policy_adapters import ReplayedActions
+from dtvla.evaluation.results import (
     EpisodeResult,
     EvalOptions,
     begun_options,
@@ -32,6 +29,9 @@ from dtvla.sim.results import (
     read_summary,
     unpack_actions,
 )
+from dtvla.sim import assets
+from dtvla.sim.bootstrap import SimulatorUnavailable
+from dtvla.sim.suites.libero import read_arrays
 
 EPISODE = EpisodeResult(
     task=0,
@@ -90,7 +90,7 @@ def test_an_evaluation_goes_on_from_its_record_or_says_why_not(content: bytes, t
 def test_a_replay_holds_finite_actions_or_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     path.write_bytes(content)
-    replay = in_words(lambda: Replay(path), ValueError)
+    replay = in_words(lambda: ReplayedActions(path), ValueError)
     for actions in replay._recorded.values() if replay is not None else ():
         assert actions.shape[1:] == (7,)
         assert np.isfinite(actions).all()

@@ -19,8 +19,8 @@ from fuzzing import damaged, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvla.policy.bundle import file_digest
-from dtvla.policy.errors import BundleError
+from dtvla.errors import BundleError
+from dtvla.policy.bundle.loading import file_digest
 from dtvla.resources import resource
 
 SHIPPED = resource("bundles/embedded-int8")
@@ -29,7 +29,7 @@ PATIENCE_S = 60.0
 
 def serve(pipe: Connection) -> None:
     """The child: loads the bundles it is named and says what came of each."""
-    from dtvla.policy.runner import Policy
+    from dtvla.policy.policy import Policy
 
     while True:
         folder = pipe.recv()

@@ -20,15 +20,15 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from dtvla.control.limits import Limits, check_chunk
-from dtvla.nodes.bag import Bag
-from dtvla.nodes.goals import check_timeout
-from dtvla.nodes.instructions import checked
-from dtvla.nodes.messages import chunk_from, image_message, picture_from, pose_from, to_ns, to_time
-from dtvla.nodes.parameters import SCHEMAS, Refusal, validate
-from dtvla.nodes.policy_node import robots
-from dtvla.nodes.rates import RateLimit
-from dtvla.nodes.recorder_node import file_name
+from dtvla.control.limits.cartesian import Limits, check_chunk
+from dtvla.nodes.common.conversions import chunk_from, image_message, picture_from, pose_from, to_ns, to_time
+from dtvla.nodes.common.instructions import checked
+from dtvla.nodes.common.parameters import SCHEMAS, Refusal, validate
+from dtvla.nodes.common.rate_limit import RateLimit
+from dtvla.nodes.policy.policy_node import robots
+from dtvla.nodes.policy.task_action_server import check_timeout
+from dtvla.nodes.recorder.bag_writer import BagWriter
+from dtvla.nodes.recorder.recorder_node import file_name
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
 
 FRAME = "panda_link0"
@@ -253,7 +253,7 @@ def test_serialised_messages_with_damaged_bytes_do_not_take_a_node_down() -> Non
 @given(contents=st.lists(st.binary(max_size=100), min_size=1, max_size=5))
 def test_a_bag_keeps_every_byte_of_what_came_whatever_it_is(contents: list[bytes]) -> None:
     with new_folder() as place:
-        bag = Bag(place / "bag")
+        bag = BagWriter(place / "bag")
         for index, content in enumerate(contents):
             bag.write("/policy/reasoning", "dtvla_msgs/msg/Reasoning", index, content)
         bag.close()

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from dtvla.cli_sim import task_numbers
-from dtvla.graph import GraphOptions
-from dtvla.nodes.console_view import Scene, episode_line, panel, thought_line
-from dtvla.policy.codec import ActionCodec, Normaliser
-from dtvla.policy.errors import PolicyInputError, plain
+from dtvla.bringup.graph import GraphOptions
+from dtvla.bringup.sros2 import RobotSite, policy, remappings
+from dtvla.cli.evaluate import task_numbers
+from dtvla.errors import PolicyInputError, plain
+from dtvla.nodes.viewers.console_view import ConsoleState, episode_line, panel, thought_line
+from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
+from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.prompt import clean_instruction, prompt_ids, special_ids
-from dtvla.policy.spec import PolicySpec
 from dtvla.resources import resource
-from dtvla.security import Site, policy, remappings
-from dtvla.sim.embedded import TASKS
-from dtvla.sim.expert import Phase
+from dtvla.sim.expert.scripted_expert import Phase
+from dtvla.sim.perturbations.perturbation import Variation
+from dtvla.sim.suites.embedded import TASKS
 from dtvla.sim.thoughts import describe_next, describe_offset, parse_thought
-from dtvla.sim.variations import Variation
 
 SHIPPED = resource("bundles/embedded-int8")
 TOKENIZER = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
@@ -110,7 +110,7 @@ def tags(ids: NDArray[np.int64]) -> list[int]:
 def test_ids_decode_to_values_between_minus_one_and_one_or_are_refused(
     ids: list[int], shift: int, bins: int
 ) -> None:
-    codec = ActionCodec(bins, 100, shift)
+    codec = ActionTokenizer(bins, 100, shift)
     values = in_words(lambda: codec.decode(np.array(ids, np.int64)), ValueError)
     if values is not None:
         assert all(100 <= i < 100 + bins for i in ids)
@@ -120,7 +120,7 @@ def test_ids_decode_to_values_between_minus_one_and_one_or_are_refused(
 @fuzz(200)
 @given(values=st.lists(st.floats(), max_size=20), bins=st.integers(3, 3000))
 def test_values_encode_to_action_ids_or_are_refused(values: list[float], bins: int) -> None:
-    codec = ActionCodec(bins, 100)
+    codec = ActionTokenizer(bins, 100)
     ids = in_words(lambda: codec.encode(values), ValueError)
     if ids is not None:
         assert ((ids >= 100) & (ids < 100 + bins)).all()
@@ -179,7 +179,7 @@ def test_options_of_the_graph_are_what_ros_takes_or_refused(cameras: str, namesp
     words=st.lists(typed | st.just("a:=/b"), max_size=2),
 )
 def test_a_security_policy_is_sound_xml_or_refused(names: list[str], words: list[str]) -> None:
-    found = in_words(lambda: policy(Site(robots=tuple(names), remappings=remappings(words))), ValueError)
+    found = in_words(lambda: policy(RobotSite(robots=tuple(names), remappings=remappings(words))), ValueError)
     if found is not None:
         ET.fromstring(found)
 
@@ -197,7 +197,9 @@ def test_words_are_shown_without_what_a_terminal_acts_on(text: str) -> None:
     width=st.integers(1, 200),
 )
 def test_the_console_shows_any_words_and_lets_none_act_on_the_terminal(words: str, width: int) -> None:
-    scene = Scene(task=words, instruction=words, thought=words, episode=1, problems={"policy_node": words})
+    scene = ConsoleState(
+        task=words, instruction=words, thought=words, episode=1, problems={"policy_node": words}
+    )
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None)
     console.print(panel(scene, width))
@@ -211,7 +213,7 @@ def test_the_console_shows_any_words_and_lets_none_act_on_the_terminal(words: st
 @fuzz(60)
 @given(text=st.text(max_size=12) | st.sampled_from(["1" * 5000, "true", "٣", "\ud800"]))
 def test_launch_arguments_are_of_their_type_or_refused(name: str, text: str) -> None:
-    from dtvla.nodes.launch_graph import parse_option
+    from dtvla.bringup.launch_description import parse_option
 
     value = in_words(lambda: parse_option(name, text), ValueError)
     assert (

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dtvla.policy.codec import ActionCodec
+from dtvla.policy.action_tokenizer import ActionTokenizer
 from model_export.sample import byte_tokenizer, random_config
 from training.check_golden import _Guarded, check_folder
-from training.config import ModelConfig
-from training.golden.arithmetic import check_codec
-from training.golden.report import GAP, LOGITS, Report
-from training.golden.sets import Arrays, GoldenError, find_sets, load_set, visible
-from training.golden.whole import check_action_batch, check_sft
+from training.conformance.arithmetic import check_codec
+from training.conformance.golden_sets import Arrays, GoldenError, find_sets, load_set, visible
+from training.conformance.report import GAP, LOGITS, ConformanceReport
+from training.conformance.whole_sequences import check_action_batch, check_sft
+from training.model.config import ModelConfig
 
 FOLDER = Path(os.environ.get("DTVLA_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 SETS = find_sets(FOLDER) if FOLDER.is_dir() else []
@@ -42,7 +42,7 @@ def test_a_wrong_weight_is_noticed(tmp_path):
     tensors = load_file(copy / "model.safetensors")
     tensors["language_model.model.layers.1.self_attn.o_proj.weight"][0] += 0.05
     save_file(tensors, copy / "model.safetensors")
-    report, golden = Report(), load_set(copy)
+    report, golden = ConformanceReport(), load_set(copy)
     check_action_batch(golden, "c1_free_1img", report.of(copy.name, "c1_free_1img"))
     check_sft(golden, "c11_sft_single", report.of(copy.name, "c11_sft_single"))
     failed = {row.what for row in report.failed}
@@ -53,8 +53,8 @@ def test_a_wrong_weight_is_noticed(tmp_path):
 @needs_golden
 def test_our_training_loss_is_the_references_without_its_pads():
     """`training.sft` with equal weights computes the loss the reference computes for samples alone."""
-    from training.batches import Batch
-    from training.passes import supervised
+    from training.datasets.batches import TrainingBatch
+    from training.model.sequence_forward import supervised
     from training.sft.losses import compute_losses
 
     golden = load_set(SETS[0])
@@ -64,7 +64,7 @@ def test_our_training_loss_is_the_references_without_its_pads():
     rows = supervised(ids, labels, prompt, golden.layout)
     targets = torch.full_like(labels, -100)
     targets[:, :-1] = labels[:, 1:]
-    batch = Batch(
+    batch = TrainingBatch(
         golden.pixels("c10_sft_batch3"), rows.ids, targets, rows.prefix_len, rows.action_start, rows.length
     )
     loss = compute_losses(golden.model, batch, thought_weight=1.0).loss
@@ -77,7 +77,7 @@ def test_a_folder_without_sets_is_refused(tmp_path):
 
 
 def test_the_report_marks_what_is_out_of_tolerance():
-    out = Report().of("set", "case")
+    out = ConformanceReport().of("set", "case")
     out.close("near", [1.0], [1.0 + LOGITS / 2], LOGITS)
     out.close("far", [1.0], [1.1], LOGITS)
     out.close("shape", [1.0, 2.0], [1.0], LOGITS)
@@ -116,7 +116,7 @@ def test_a_set_that_cannot_be_read_is_a_miss_beside_the_others(tmp_path):
 
 
 def test_an_unforeseen_form_is_a_miss_of_its_case():
-    report = Report()
+    report = ConformanceReport()
     with _Guarded(report.of("set", "case")):
         torch.zeros(2) + torch.zeros(3)
     assert "RuntimeError" in report.failed[0].what
@@ -132,7 +132,7 @@ def test_a_mask_value_that_neither_shows_nor_hides_is_refused():
 def test_narrow_statistics_are_compared_in_the_references_float32():
     """Rounding 0.9 to float32 moves a span of 1e-3 by more than the tolerance."""
     layout = ModelConfig.from_hf(random_config(byte_tokenizer())).layout
-    codec = ActionCodec(layout.bins, layout.action_begin)
+    codec = ActionTokenizer(layout.bins, layout.action_begin)
     q01, q99 = np.full(7, 0.9), np.array([0.901] * 5 + [0.9, 1.0])
     mask = np.array([True] * 6 + [False])
     raw = np.linspace(0.8999, 0.9011, 70, dtype=np.float32).reshape(10, 7)
@@ -150,6 +150,6 @@ def test_narrow_statistics_are_compared_in_the_references_float32():
         "normalized": scaled, "tokenised": codec.encode(scaled), "model_normalized_f64": values,
         "unnormalized_f64": back, "gripper_binarized": np.sign(back[:, 6]),
     }  # fmt: skip
-    report = Report()
+    report = ConformanceReport()
     check_codec(Arrays(arrays, set()), layout, report.of("set", "codec"))
     assert not report.failed

@@ -18,12 +18,12 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from dtvla import domains, leftovers
-from dtvla.graph import GRAPH
-from dtvla.launcher import command, environment
-from dtvla.nodes import qos
-from dtvla.nodes.messages import image_message, to_time
-from dtvla.nodes.supervisor import Supervisor
+from dtvla.bringup import domains, shared_memory
+from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.launcher import command, environment
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.conversions import image_message, to_time
+from dtvla.nodes.lifecycle.graph_client import GraphClient
 from dtvla_msgs.msg import ActionChunk
 
 PATIENCE_S = 60.0
@@ -66,12 +66,12 @@ class NodeProcess:
         if self.alive:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(PATIENCE_S)
-        leftovers.sweep(self._started_s, stays=True)  # the probe stays
+        shared_memory.sweep(self._started_s, stays=True)  # the probe stays
         if error is not None:
             print(f"--- {self.log.name}\n{self.log.read_text()}")
 
 
-class Probe(Supervisor):
+class Probe(GraphClient):
     """A test's own node: listens, publishes, waits."""
 
     def __init__(self, domain: int) -> None:
@@ -121,7 +121,7 @@ def probe_domain() -> Iterator[tuple[Probe, int]]:
             yield probe, reservation.domain
         finally:
             probe.close()
-            leftovers.sweep(begin_s)
+            shared_memory.sweep(begin_s)
 
 
 def active(name: str, probe: Probe, domain: int, folder: Path, **parameters: object) -> NodeProcess:
@@ -186,4 +186,4 @@ def descendants_of(launcher_pid: int) -> list[int]:
 
 
 def shared_memory_files() -> set[str]:
-    return {path.name for path in leftovers.SHM.iterdir() if leftovers.stem_of(path.name)}
+    return {path.name for path in shared_memory.SHM.iterdir() if shared_memory.stem_of(path.name)}

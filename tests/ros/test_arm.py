@@ -15,10 +15,10 @@ from harness import NodeProcess, Probe, active, chunk, pose, probe_domain
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from dtvla.nodes import qos
-from dtvla.nodes.arm_output import GRIPPER, PREVIEW, TARGET
-from dtvla.nodes.controller_node import LATE_TICKS
-from dtvla.nodes.supervisor import BringUpError
+from dtvla.nodes.common import qos
+from dtvla.nodes.controller.arm_output import GRIPPER, PREVIEW, TARGET
+from dtvla.nodes.controller.controller_node import LATE_TICKS
+from dtvla.nodes.lifecycle.graph_client import BringUpError
 from dtvla_msgs.msg import ActionChunk
 
 pytestmark = pytest.mark.ros

@@ -10,18 +10,19 @@ from geometry_msgs.msg import PoseStamped
 from harness import probe_domain
 from rclpy.qos import QoSProfile
 
-from dtvla.graph import GraphOptions, default_bundle
-from dtvla.launcher import RunningGraph
-from dtvla.nodes.arm_output import TARGET
-from dtvla.nodes.messages import to_ns
-from dtvla.nodes.supervisor import Supervisor
+from dtvla.bringup.graph import GraphOptions
+from dtvla.bringup.launcher import RunningGraph
+from dtvla.nodes.common.conversions import to_ns
+from dtvla.nodes.controller.arm_output import TARGET
+from dtvla.nodes.lifecycle.graph_client import GraphClient
+from dtvla.resources import default_bundle
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
 EPISODE_S = 240.0
 STEPS = 30
 
 
-def play(supervisor: Supervisor, seed: int) -> tuple[bool, str]:
+def play(supervisor: GraphClient, seed: int) -> tuple[bool, str]:
     """Whether an episode of the first task was solved, and the bridge's hash over all of its states."""
     episode = supervisor.reset_scene("embedded", 0, seed).episode
 

@@ -14,7 +14,7 @@ from geometry_msgs.msg import PoseStamped
 from harness import PERIOD_NS, NodeProcess, Probe, active, chunk, pose, probe_domain
 from std_srvs.srv import Trigger
 
-from dtvla.nodes import qos
+from dtvla.nodes.common import qos
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
 pytestmark = pytest.mark.ros

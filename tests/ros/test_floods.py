@@ -11,8 +11,8 @@ from harness import BASE_FRAME, PERIOD_NS, NodeProcess, Probe, active, chunk, pi
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from dtvla.nodes import qos
-from dtvla.nodes.messages import to_ns, to_time
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.conversions import to_ns, to_time
 from dtvla_msgs.msg import ActionChunk
 
 pytestmark = pytest.mark.ros

@@ -12,9 +12,9 @@ from geometry_msgs.msg import PoseStamped
 from harness import NodeProcess, Probe, active, probe_domain
 from std_srvs.srv import Trigger
 
-from dtvla.nodes import qos
-from dtvla.nodes.messages import to_ns
-from dtvla.nodes.supervisor import BringUpError
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.conversions import to_ns
+from dtvla.nodes.lifecycle.graph_client import BringUpError
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, TaskState
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]

@@ -16,8 +16,8 @@ import pytest
 from harness import descendants_of, shared_memory_files
 from rosbags.highlevel import AnyReader
 
-from dtvla import domains
-from dtvla.nodes.bag import typestore
+from dtvla.bringup import domains
+from dtvla.nodes.recorder.bag_writer import typestore
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
 PATIENCE_S = 180.0
@@ -132,7 +132,7 @@ def test_a_killed_launcher_takes_its_processes_with_it(start: Callable[..., Run]
 def test_a_killed_node_is_named_and_the_rest_is_ended(start: Callable[..., Run]) -> None:
     run = start("up", "--no-simulator", "--no-show")
     run.wait_for(lambda: "The graph runs" in run.text, "the graph does not come up")
-    victim = next(pid for pid in run.nodes() if b"dtvla.nodes.policy_node" in _command_line(pid))
+    victim = next(pid for pid in run.nodes() if b"dtvla.nodes.policy.policy_node" in _command_line(pid))
     segments = segments_of([victim])
     os.kill(victim, signal.SIGKILL)
     assert run.process.wait(PATIENCE_S) == 1
@@ -145,7 +145,7 @@ def test_a_killed_node_is_named_and_the_rest_is_ended(start: Callable[..., Run])
 def test_a_killed_policy_is_started_anew_where_that_is_wanted(start: Callable[..., Run]) -> None:
     run = start("up", "--no-simulator", "--no-show", "--respawn")
     run.wait_for(lambda: "The graph runs" in run.text, "the graph does not come up")
-    victim = next(pid for pid in run.nodes() if b"dtvla.nodes.policy_node" in _command_line(pid))
+    victim = next(pid for pid in run.nodes() if b"dtvla.nodes.policy.policy_node" in _command_line(pid))
     os.kill(victim, signal.SIGKILL)
     run.wait_for(lambda: "it is started anew" in run.text, "the death is not noticed")
     run.wait_for(lambda: run.text.count("activating policy_node") == 2, "the new policy is not activated")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from dtvla.nodes import qos
-from dtvla.nodes.messages import picture_from
-from dtvla.nodes.supervisor import BringUpError
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.conversions import picture_from
+from dtvla.nodes.lifecycle.graph_client import BringUpError
 from dtvla.sim import assets
 from dtvla.sim.env import SimEnv
 from dtvla_msgs.msg import TaskState

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dtvla.nodes.marker_view import CAREFUL, GOOD, KEPT, PATH
-from dtvla.sim.video import KEPT as KEPT_INK
-from dtvla.sim.video import SIZE
+from dtvla.evaluation.video import KEPT as KEPT_INK
+from dtvla.evaluation.video import SIZE
+from dtvla.nodes.viewers.marker_view import CAREFUL, GOOD, KEPT, PATH
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
 MOST_BYTES = 200_000
@@ -24,7 +24,7 @@ def pixels_like(picture: np.ndarray, colour: tuple[float, ...]) -> int:
 
 def test_a_running_graph_is_drawn_with_path_words_events_and_overlay(tmp_path: Path) -> None:
     # A process of its own: MuJoCo's renderer and triton in one process crash.
-    command = [sys.executable, "-m", "dtvla.marker_pictures", str(tmp_path)]
+    command = [sys.executable, "-m", "tools.figures.markers", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     markers = np.asarray(Image.open(tmp_path / "markers.png").convert("RGB"))

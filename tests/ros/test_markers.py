@@ -16,13 +16,13 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
-from dtvla.marker_pictures import Display
-from dtvla.nodes import qos
-from dtvla.nodes.messages import to_duration
+from dtvla.bringup.rviz_config import CONFIG, remappings
+from dtvla.evaluation.video import BACKGROUND, SIZE
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.conversions import to_duration
 from dtvla.resources import resource
-from dtvla.rviz import CONFIG, remappings
-from dtvla.sim.video import BACKGROUND, SIZE
 from dtvla_msgs.msg import ActionChunk, Reasoning
+from tools.figures.markers import Display
 
 pytestmark = pytest.mark.ros
 TOPICS: dict[str, tuple[type, str, Any]] = {
@@ -224,7 +224,7 @@ def test_the_overlay_is_painted_while_somebody_looks_and_only_then(tmp_path: Pat
 
 
 def test_cameras_that_the_overlay_cannot_show_are_refused_in_words(tmp_path: Path) -> None:
-    from dtvla.nodes.supervisor import BringUpError
+    from dtvla.nodes.lifecycle.graph_client import BringUpError
 
     with (
         probe_domain() as (probe, domain),

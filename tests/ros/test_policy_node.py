@@ -15,9 +15,9 @@ from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from dtvla.nodes import qos
-from dtvla.nodes.messages import to_ns
-from dtvla.nodes.supervisor import BringUpError
+from dtvla.nodes.common import qos
+from dtvla.nodes.common.conversions import to_ns
+from dtvla.nodes.lifecycle.graph_client import BringUpError
 from dtvla_msgs.action import ExecuteInstruction
 from dtvla_msgs.msg import ActionChunk, Reasoning
 

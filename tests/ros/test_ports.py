@@ -1,4 +1,4 @@
-"""The table of topics, services and actions (dtvla/ports.py) is what the running nodes really have.
+"""The table of topics, services and actions (dtvla/bringup/ports.py) is what the running nodes really have.
 
 The SROS2 policy is derived from that table: a topic that is missing there would be denied on a secured robot,
 one too many would be an open door.
@@ -17,9 +17,9 @@ from harness import SPECS, NodeProcess, Probe, probe_domain
 from rclpy.action import get_action_client_names_and_types_by_node, get_action_server_names_and_types_by_node
 from sensor_msgs.msg import Image
 
-from dtvla.graph import GRAPH
-from dtvla.ports import Ports, ports
-from dtvla.security import Site, grants
+from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.ports import Ports, ports
+from dtvla.bringup.sros2 import RobotSite, grants
 
 pytestmark = pytest.mark.ros
 
@@ -39,7 +39,7 @@ if importlib.util.find_spec("control_msgs") is None:  # not on PyPI
 Used = set[tuple[str, str]]  # (kind as in Ports, full name)
 
 
-def expanded(name: str, site: Site) -> Used:
+def expanded(name: str, site: RobotSite) -> Used:
     """What the policy grants a node, by the names that the graph shows."""
     grant = next(grant for grant in grants(site) if grant.node == name)
     return {(kind, grant.full(one)) for kind, names in asdict(grant.allowed).items() for one in names}
@@ -63,7 +63,7 @@ def used(probe: Probe, name: str) -> Used:
 
 @pytest.mark.parametrize("name", [node.name for node in GRAPH])
 def test_a_node_uses_exactly_what_the_table_says(name: str, random_bundle_path: Path, tmp_path: Path) -> None:
-    wanted = expanded(name, Site())
+    wanted = expanded(name, RobotSite())
     seen: Used = set()
     for index, parameters in enumerate(CONFIGURATIONS.get(name, [{}])):
         folder = tmp_path / f"run{index}"
@@ -72,19 +72,19 @@ def test_a_node_uses_exactly_what_the_table_says(name: str, random_bundle_path: 
     missing = seen - wanted
     assert not missing, (
         f"{name} uses what the table does not list, and would be denied on a secured robot. Add to its row "
-        f"in OWN of dtvla/ports.py: {words(missing)}."
+        f"in OWN of dtvla/bringup/ports.py: {words(missing)}."
     )
     superfluous = wanted - seen - UNSEEN.get(name, set())
     assert not superfluous, (
         f"The table lists for {name} what it does not use: {words(superfluous)}. Take it out of its row in "
-        "OWN of dtvla/ports.py; or, if it needs other parameters, add these to CONFIGURATIONS in this test."
+        "OWN of dtvla/bringup/ports.py; or, if it needs other parameters, add these to CONFIGURATIONS here."
     )
 
 
 def test_a_policy_node_of_two_robots_uses_exactly_what_its_policy_grants(
     random_bundle_path: Path, tmp_path: Path
 ) -> None:
-    wanted = expanded("policy_node", Site(robots=("left", "right")))
+    wanted = expanded("policy_node", RobotSite(robots=("left", "right")))
     parameters = {**needed("policy_node", random_bundle_path, tmp_path), "robots": "left,right"}
     assert look("policy_node", parameters, wanted, tmp_path) == wanted
 

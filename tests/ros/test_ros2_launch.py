@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from harness import PATIENCE_S, Probe, probe_domain
 
-from dtvla.launcher import environment
+from dtvla.bringup.launcher import environment
 
 pytestmark = [
     pytest.mark.ros,

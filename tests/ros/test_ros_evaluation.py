@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from harness import descendants_of
 
-from dtvla import leftovers, ros_evaluation
-from dtvla.graph import default_bundle
-from dtvla.sim.dealer import Pair
-from dtvla.sim.evaluation import evaluate
-from dtvla.sim.results import EpisodeResult, EvalOptions, Journal
+from dtvla.bringup import graph_evaluation, shared_memory
+from dtvla.evaluation.results import EpisodeResult, EvalOptions, Journal
+from dtvla.evaluation.runner import evaluate
+from dtvla.evaluation.work_queue import Pair
+from dtvla.resources import default_bundle
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
 CLOCKS = ("latency_p50_ms",)  # what differs from run to run
 
 
 def through_ros(options: EvalOptions, folder: Path) -> list[EpisodeResult]:
-    return evaluate(options, runner=ros_evaluation.runner(folder))
+    return evaluate(options, runner=graph_evaluation.runner(folder))
 
 
 def in_process(options: EvalOptions) -> list[EpisodeResult]:
@@ -78,8 +78,8 @@ def test_a_graph_that_breaks_costs_one_episode_which_is_an_error_and_no_failure(
         timer.join()
         yield (1, 3)
 
-    first, broken, third = ros_evaluation.episodes(tmp_path, options, pairs())
-    leftovers.sweep(0.0)
+    first, broken, third = graph_evaluation.episodes(tmp_path, options, pairs())
+    shared_memory.sweep(0.0)
     assert "libero_bridge_node" in broken.error
     assert "SIGKILL" in broken.error
     assert (broken.task, broken.seed, broken.success) == (1, 2, False)
@@ -100,4 +100,4 @@ def test_a_replay_plays_what_is_on_record_and_says_what_is_not(
 def test_options_that_the_graph_has_not_are_refused() -> None:
     for wrong in ({"decoding": "masked"}, {"thinking": "lagging"}, {"delay": 0.1}, {"variation": "light:1"}):
         with pytest.raises(ValueError, match="runs a policy as it is deployed"):
-            ros_evaluation.check(EvalOptions("bundle", **wrong))  # type: ignore[arg-type]
+            graph_evaluation.check(EvalOptions("bundle", **wrong))  # type: ignore[arg-type]

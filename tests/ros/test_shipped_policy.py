@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rosbags.highlevel import AnyReader
 
-from dtvla.nodes.bag import typestore
+from dtvla.nodes.recorder.bag_writer import typestore
 from dtvla.sim.thoughts import parse_thought
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from harness import Probe, active
 
-from dtvla.nodes.supervisor import BringUpError
-from dtvla.policy.signing import make_keys, sign
+from dtvla.nodes.lifecycle.graph_client import BringUpError
+from dtvla.policy.bundle.signing import make_keys, sign
 
 pytestmark = pytest.mark.ros
 

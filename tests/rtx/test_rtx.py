@@ -23,9 +23,9 @@ from typing import Any
 import onnx
 import pytest
 
-from dtvla.policy.bundle import Bundle
-from model_export.engine import hidden_size
-from model_export.engine_profiles import decoder_profiles, decoder_shapes, fix_sizes, fixed_sizes
+from dtvla.policy.bundle.loading import Bundle
+from model_export.engine.bundle_engines import hidden_size
+from model_export.engine.profiles import decoder_profiles, decoder_shapes, fix_sizes, fixed_sizes
 
 PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 CAPABILITIES = (89, 120)  # of consumer GPUs, for which TensorRT-RTX builds
@@ -47,7 +47,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """A bundle's two graphs in a precision; bf16 is never run here, only parsed and built."""
     import torch
 
-    from model_export.onnx_export import export_decoder, export_vision
+    from model_export.onnx.export import export_decoder, export_vision
     from model_export.sample import byte_tokenizer, random_config, random_model
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[request.param]
@@ -68,7 +68,7 @@ def ask(folder: Path, *arguments: object) -> dict[str, Any]:
 
 
 def fixed(graph: Path, spec: Any, out: Path) -> Path:
-    """A graph as `model_export.engine` hands it to the parser."""
+    """A graph as `model_export.engine.bundle_engines` hands it to the parser."""
     proto = onnx.load(str(graph))
     fix_sizes(proto, fixed_sizes(spec, graph.stem))
     out.write_bytes(proto.SerializeToString())

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from training.datasets.episode import Episode
-from training.datasets.layout import V30
-from training.datasets.writing import DatasetWriter
+from training.datasets.lerobot.layout import V30
+from training.datasets.lerobot.writing import DatasetWriter
 
 CAMERAS = ("observation.images.image", "observation.images.wrist_image")
 FPS = 20 / 3  # what a recording with a look at every third control step has

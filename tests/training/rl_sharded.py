@@ -8,10 +8,10 @@ import torch
 from rl_toy import Toy, settings
 from safetensors.torch import save_file
 
-from training import parallel
-from training.checkpoint import load_policy
-from training.checkpoints import full_weights
-from training.rl.learner import Learner, Scorer
+from training.common import parallel
+from training.common.run_checkpoints import full_weights
+from training.model.hf_checkpoint import load_policy
+from training.rl.learner import GrpoLearner, Scorer
 from training.rl.loop import Run
 from training.rl.trajectory import load
 
@@ -26,7 +26,7 @@ def updated(folder, rollouts, config):
         scorers.append(scorer)
     optimiser = torch.optim.SGD(scorers[0].parameters(), 0.1)
     spec = policy.spec
-    learner = Learner(
+    learner = GrpoLearner(
         scorers[0],
         optimiser,
         spec.layout,

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from model_export.sample import byte_tokenizer, random_config, random_model, random_spec
-from training.checkpoint import save_model
-from training.rl.playing import Recorder, prompts
-from training.rl.settings import Evaluation, Optimiser, Rl, Rollout
+from training.model.hf_checkpoint import save_model
+from training.rl.rollouts import DecisionRecorder, prompts
+from training.rl.settings import EvaluationSettings, Rl, RlOptimiserSettings, RolloutSettings
 from training.rl.trajectory import Trajectory
-from training.rl.workers import LocalPlayer, Work
+from training.rl.workers import LocalRolloutPolicy, RolloutWork
 
 TASKS = ("pick up the can", "go", "open the top drawer of the cabinet")
 DECISIONS = 2
@@ -48,8 +48,8 @@ def looks(job):
 class Toy:
     """`Rollouts` in this process."""
 
-    def __init__(self, work: Work):
-        self.player = LocalPlayer(work)
+    def __init__(self, work: RolloutWork):
+        self.player = LocalRolloutPolicy(work)
         self.version = 0
         self.played = []
         self.prompt_of = prompts(self.player.spec, self.player.tokenizer)
@@ -64,7 +64,7 @@ class Toy:
 
     def one(self, job):
         spec = self.player.spec
-        recorder = Recorder(self.player, job, spec)
+        recorder = DecisionRecorder(self.player, job, spec)
         recorder.reset()
         for images in looks(job):
             decision = recorder.decide(images, TASKS[job.task])
@@ -97,20 +97,20 @@ def settings(folder, out, **changes):
         str(folder),
         out,
         iterations=2,
-        rollout=Rollout(
+        rollout=RolloutSettings(
             tasks=(0, 1, 2), first_seed=0, seeds=4, prompts=2, group=4, keep=(0.0, 1.0), thought_tokens=12
         ),
-        optimiser=Optimiser(lr=1e-3, epochs=1, mini_batch=8, micro_batch=3),
-        evaluation=Evaluation(every=0, episodes=2),
+        optimiser=RlOptimiserSettings(lr=1e-3, epochs=1, mini_batch=8, micro_batch=3),
+        evaluation=EvaluationSettings(every=0, episodes=2),
     )
     return replace(base, **changes)
 
 
 def experience(folder, config, seed=0, groups=2):
     """Trajectories as a run's first iteration has them."""
-    from training.rl.gathering import Prompts
+    from training.rl.group_sampling import InitialStates
 
-    toy = Toy(Work(folder, config.rollout, config.evaluation, seed))
-    stream = Prompts(config.rollout, seed)
+    toy = Toy(RolloutWork(folder, config.rollout, config.evaluation, seed))
+    stream = InitialStates(config.rollout, seed)
     jobs = [job for draw in range(groups) for job in stream.group(draw, config.rollout.group)]
     return list(toy.play(jobs))

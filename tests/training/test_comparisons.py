@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from dtvla.policy.codec import ActionCodec, Normaliser
-from training.ablation import Row as AblationRow
+from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
+from training.ablation import AblationRow as AblationRow
 from training.ablation import _named, draw, table
-from training.batches import Collator
-from training.checkpoint import load_model, read_config, read_tokenizer
 from training.curves import draw as draw_curves
 from training.curves import read
-from training.data import Row
+from training.datasets.batches import Collator
+from training.datasets.recorded_frames import RecordedRow
+from training.model.hf_checkpoint import load_model, read_config, read_tokenizer
 from training.sft.bench import Theirs, add_figures, write_checkpoint
 from training.sft.losses import compute_losses
 from training.sft.models import SMALL_PREFIX
@@ -27,12 +27,14 @@ TASK = "Pick up the can and place it in the basket"
 def test_their_model_has_our_loss_and_our_gradient(tmp_path):
     write_checkpoint(tmp_path)
     layout = read_config(tmp_path).layout
-    codec = ActionCodec(layout.bins, layout.action_begin, 1)
+    codec = ActionTokenizer(layout.bins, layout.action_begin, 1)
     normaliser = Normaliser(np.full(7, -1.0), np.full(7, 1.0), np.arange(7) < 6)
     collator = Collator(read_tokenizer(tmp_path, layout), layout, codec, normaliser, SMALL_PREFIX)
     rng = np.random.default_rng(0)
     rows = [
-        Row(rng.integers(0, 255, (2, 96, 96, 3), np.uint8), rng.uniform(-1, 1, (10, 7)), thought, TASK)
+        RecordedRow(
+            rng.integers(0, 255, (2, 96, 96, 3), np.uint8), rng.uniform(-1, 1, (10, 7)), thought, TASK
+        )
         for thought in (THOUGHT, "Next: lift it.")
     ]
     batch = collator.batch(rows)

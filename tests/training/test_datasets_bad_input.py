@@ -12,8 +12,8 @@ from dataset_samples import CAMERAS, change_column, episode, write
 
 from training.datasets.__main__ import main
 from training.datasets.errors import DatasetError
-from training.datasets.layout import V21, V30
-from training.datasets.reading import DatasetReader
+from training.datasets.lerobot.layout import V21, V30
+from training.datasets.lerobot.reading import DatasetReader
 
 FRAMES = 6
 DATA = "data/chunk-000/episode_000001.parquet"

@@ -11,12 +11,13 @@ from dataset_samples import CAMERAS, CODEC_ERROR, FPS, change_column, episode, w
 
 from dtvla.sim.env import CONTROL_PERIOD_S
 from training.collect import HORIZON, save_episode
-from training.datasets import recorded, stats, writing
+from training.datasets import recorded
 from training.datasets.__main__ import main
 from training.datasets.errors import DatasetError
-from training.datasets.layout import V21, V30
-from training.datasets.reading import DatasetReader
-from training.datasets.writing import DatasetWriter
+from training.datasets.lerobot import stats, writing
+from training.datasets.lerobot.layout import V21, V30
+from training.datasets.lerobot.reading import DatasetReader
+from training.datasets.lerobot.writing import DatasetWriter
 
 
 @pytest.mark.parametrize("video", [False, True], ids=["image", "video"])

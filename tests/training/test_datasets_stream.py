@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from training.datasets.episode import Episode
 from training.datasets.errors import DatasetError
-from training.datasets.layout import V21, V30
-from training.datasets.reading import DatasetReader
-from training.datasets.stream import RowStream
+from training.datasets.lerobot.layout import V21, V30
+from training.datasets.lerobot.reading import DatasetReader
+from training.datasets.lerobot.stream import RowStream
 
 
 class MadeUpReader:

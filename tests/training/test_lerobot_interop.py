@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from dataset_samples import CAMERAS, CODEC_ERROR, FPS, episode, write
 
-from training.datasets.layout import V21, V30
-from training.datasets.reading import DatasetReader
+from training.datasets.lerobot.layout import V21, V30
+from training.datasets.lerobot.reading import DatasetReader
 
 SCRIPT = Path(__file__).with_name("lerobot_interop.py")
 PYTHONS = {V30: "DTVLA_LEROBOT_PYTHON", V21: "DTVLA_LEROBOT_V2_PYTHON"}

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import rl_math
+from training.rl import grpo
 
 MODES = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
 
@@ -27,10 +27,8 @@ def weighted(values, mask, weights):
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_of_tokens_sum_to_what_the_aggregation_gives(mode):
     values, mask, counts = random_tokens(1)
-    weights = rl_math.token_weights(
-        counts, mode, trajectories=3, tokens=int(mask.sum()), longest=mask.shape[1]
-    )
-    expected = rl_math.aggregate(values, mask, mode)
+    weights = grpo.token_weights(counts, mode, trajectories=3, tokens=int(mask.sum()), longest=mask.shape[1])
+    expected = grpo.aggregate(values, mask, mode)
     torch.testing.assert_close(weighted(values, mask, weights).float(), expected)
 
 
@@ -38,10 +36,10 @@ def test_weights_of_tokens_sum_to_what_the_aggregation_gives(mode):
 @given(seed=st.integers(0, 999), size=st.integers(1, 6))
 def test_weights_by_slices_are_the_references(seed, size):
     values, mask, counts = random_tokens(seed)
-    weights = rl_math.token_weights(
+    weights = grpo.token_weights(
         counts, "seq_mean_token_sum", trajectories=3, tokens=1, longest=1, slice_steps=size
     )
-    expected = rl_math.sliced_trajectory_losses(values, mask, steps=5, slice_steps=size).mean()
+    expected = grpo.sliced_trajectory_losses(values, mask, steps=5, slice_steps=size).mean()
     torch.testing.assert_close(weighted(values, mask, weights).float(), expected)
 
 
@@ -49,9 +47,9 @@ def test_parts_on_two_processes_weigh_as_the_whole():
     values, mask, counts = random_tokens(2, trajectories=4)
     totals = {"trajectories": 4, "tokens": int(mask.sum()), "longest": mask.shape[1]}
     for mode in MODES:
-        whole = weighted(values, mask, rl_math.token_weights(counts, mode, **totals))
+        whole = weighted(values, mask, grpo.token_weights(counts, mode, **totals))
         halves = [
-            weighted(values[part], mask[part], rl_math.token_weights(counts[part], mode, **totals))
+            weighted(values[part], mask[part], grpo.token_weights(counts[part], mode, **totals))
             for part in (slice(0, 2), slice(2, 4))
         ]
         torch.testing.assert_close(halves[0] + halves[1], whole)
@@ -59,9 +57,9 @@ def test_parts_on_two_processes_weigh_as_the_whole():
 
 def test_the_thought_after_the_end_is_mended_and_nothing_else():
     finish = torch.tensor([10, 11, 20])
-    actions, thoughts = rl_math.trajectory_masks(finish, steps=3, horizon=10)
+    actions, thoughts = grpo.trajectory_masks(finish, steps=3, horizon=10)
     assert thoughts.tolist() == [[True, False, False], [True, True, False], [True, True, False]]
-    as_it_was, before = rl_math.trajectory_masks(finish, steps=3, horizon=10, after_end=True)
+    as_it_was, before = grpo.trajectory_masks(finish, steps=3, horizon=10, after_end=True)
     assert (actions == as_it_was).all()
     assert (before != thoughts).sum() == 2, "those whose end is a multiple of the horizon"
 
@@ -69,24 +67,24 @@ def test_the_thought_after_the_end_is_mended_and_nothing_else():
 def test_thoughts_after_the_end_earn_nothing():
     format_ok = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     inside = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
-    assert rl_math.trajectory_scores(torch.ones(1), format_ok, inside, 1.0, 0.4) == pytest.approx(1.4)
-    assert rl_math.trajectory_scores(torch.ones(1), format_ok, None, 1.0, 0.4) == pytest.approx(1.1)
+    assert grpo.trajectory_scores(torch.ones(1), format_ok, inside, 1.0, 0.4) == pytest.approx(1.4)
+    assert grpo.trajectory_scores(torch.ones(1), format_ok, None, 1.0, 0.4) == pytest.approx(1.1)
 
 
 def test_scores_of_trajectories_are_the_references_sums_over_tokens():
     success, format_ok = torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    tokens = rl_math.token_scores(success, format_ok, 5, 70, 1.0, 0.4).sum(1)
-    torch.testing.assert_close(rl_math.trajectory_scores(success, format_ok, None, 1.0, 0.4), tokens)
+    tokens = grpo.token_scores(success, format_ok, 5, 70, 1.0, 0.4).sum(1)
+    torch.testing.assert_close(grpo.trajectory_scores(success, format_ok, None, 1.0, 0.4), tokens)
 
 
 def test_what_is_alone_in_its_group_teaches_nothing():
     scores, group = torch.tensor([1.0, 0.0, 5.0]), torch.tensor([0, 0, 1])
-    mended = rl_math.advantages(scores, group)
-    before = rl_math.advantages(scores, group, lone_score=True)
+    mended = grpo.advantages(scores, group)
+    before = grpo.advantages(scores, group, lone_score=True)
     assert mended[2] == 0
     assert before[2] == pytest.approx(5.0, rel=1e-3)
     assert (mended[:2] == before[:2]).all()
 
 
 def test_a_group_of_equal_scores_teaches_nothing():
-    assert rl_math.advantages(torch.full((4,), 0.3), torch.zeros(4)).abs().max() < 1e-3
+    assert grpo.advantages(torch.full((4,), 0.3), torch.zeros(4)).abs().max() < 1e-3

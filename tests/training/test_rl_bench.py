@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from training.rl import bench
-from training.rl.playing import frame
-from training.rl.settings import Rollout
-from training.rl.trajectory import Job, Trajectory
+from training.rl.rollouts import frame
+from training.rl.settings import RolloutSettings
+from training.rl.trajectory import RolloutJob, Trajectory
 
 
 def test_the_simulators_alone_repeat_the_rollouts_to_the_step(toy_policy):
-    rollout = Rollout(thought_tokens=8, max_steps=12, execute_steps=5, workers=1, tasks=(0,), seeds=2)
+    rollout = RolloutSettings(thought_tokens=8, max_steps=12, execute_steps=5, workers=1, tasks=(0,), seeds=2)
     found = bench.measure(bench.RlBench(str(toy_policy), episodes=2, rounds=2, rollout=rollout))
     assert found.simulators > 0
     assert found.rollouts > 0
@@ -33,13 +33,13 @@ class _Crew:
 def test_simulators_that_do_something_else_are_not_compared(number):
     """With random actions they met fewer things, and were faster than with the policy's."""
     with pytest.raises(RuntimeError, match="made 8 steps where the rollouts made 7"):
-        bench._both(_Crew(7), _Crew(8), [Job(0, 0)], number)
+        bench._both(_Crew(7), _Crew(8), [RolloutJob(0, 0)], number)
 
 
 def test_a_repeated_decision_is_the_one_that_was_made(toy_policy):
     spec, _ = frame(toy_policy)
     columns = np.random.default_rng(0).integers(0, spec.layout.bins, spec.layout.slots).astype(np.int16)
-    job = Job(0, 0)
+    job = RolloutJob(0, 0)
     player = bench._Repeating(spec, {job: [columns]})
     player.begin(job)
     decision, again, log_probs = player.decide({}, "go")

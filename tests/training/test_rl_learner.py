@@ -7,12 +7,12 @@ import pytest
 import torch
 from rl_toy import experience, low_share, settings
 
-from training import passes
-from training.checkpoint import load_policy
+from training.model import sequence_forward
+from training.model.hf_checkpoint import load_policy
 from training.rl.decisions import Decisions
-from training.rl.learner import Learner, Scorer
+from training.rl.learner import GrpoLearner, Scorer
 from training.rl.loop import Run, prepared
-from training.rl.settings import Faults, Loss, Optimiser
+from training.rl.settings import FaultSettings, LossSettings, RlOptimiserSettings
 from training.rl.trajectory import load, save
 
 
@@ -24,7 +24,7 @@ def make(folder, config, reference=False, descent=False):
     optimiser = torch.optim.SGD(parameters, 0.1) if descent else torch.optim.AdamW(parameters, 1e-3)
     other = Scorer(load_policy(folder).model, config.rollout, config.optimiser) if reference else None
     spec = policy.spec
-    return Learner(
+    return GrpoLearner(
         scorer, optimiser, spec.layout, spec.image, config.loss, config.optimiser, config.rollout, other
     )
 
@@ -69,7 +69,7 @@ def test_the_first_ratio_is_one_for_every_token(toy_policy, config, drafts):
 
 
 def test_visible_pads_make_another_policy_of_it(toy_policy, config, decisions):
-    faults = replace(config, loss=replace(config.loss, faults=Faults(visible_pads=True)))
+    faults = replace(config, loss=replace(config.loss, faults=FaultSettings(visible_pads=True)))
     learner = make(toy_policy, faults)
     learner.scorer._pads = True
     found, _ = learner.log_probs(decisions)
@@ -168,7 +168,7 @@ def test_a_penalty_keeps_the_policy_near_the_one_it_began_with(toy_policy, confi
     for coefficient in (0.0, 100.0):
         changed = replace(
             config,
-            loss=Loss(kl_coef=coefficient, aggregation="token_mean"),
+            loss=LossSettings(kl_coef=coefficient, aggregation="token_mean"),
             optimiser=replace(config.optimiser, epochs=5),
         )
         learner = make(toy_policy, changed, reference=coefficient > 0)
@@ -186,9 +186,9 @@ def test_learning_raises_the_reward(toy_policy, tmp_path):
     config = settings(toy_policy, tmp_path, iterations=8, keep_rollouts=False)
     config = replace(
         config,
-        loss=Loss(aggregation="token_mean", format_coef=0.0),
+        loss=LossSettings(aggregation="token_mean", format_coef=0.0),
         rollout=replace(config.rollout, prompts=3, group=6, tasks=(1,), seeds=2, thought_tokens=4),
-        optimiser=Optimiser(lr=6e-3, epochs=1, mini_batch=18, micro_batch=36),
+        optimiser=RlOptimiserSettings(lr=6e-3, epochs=1, mini_batch=18, micro_batch=36),
     )
     run = Run(config, Toy)
     shares = []
@@ -224,4 +224,4 @@ def test_a_model_in_bf16_gives_finite_scores(toy_policy, config, decisions):
     found, entropy = learner.log_probs(decisions)
     assert torch.isfinite(found).all()
     assert torch.isfinite(entropy).all()
-    assert passes  # the same functions as the golden check's
+    assert sequence_forward  # the same functions as the golden check's

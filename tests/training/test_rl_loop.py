@@ -13,14 +13,14 @@ from rl_toy import Toy, settings
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.checkpoint import load_policy
-from training.checkpoints import TrainingError
-from training.rl import gathering, trajectory
-from training.rl.gathering import Prompts, gather
+from training.common.run_checkpoints import TrainingError
+from training.common.settings import SettingsError, load
+from training.model.hf_checkpoint import load_policy
+from training.rl import group_sampling, trajectory
+from training.rl.group_sampling import InitialStates, sample_groups
 from training.rl.loop import Run, learning_rate, train
-from training.rl.settings import Evaluation, Optimiser, Rl, Rollout
+from training.rl.settings import EvaluationSettings, Rl, RlOptimiserSettings, RolloutSettings
 from training.rl.workers import Lost
-from training.settings import SettingsError, load
 
 
 def quiet():
@@ -35,13 +35,13 @@ def weights_of(out):
 def whole(toy_policy, tmp_path_factory):
     """A run of two iterations in one go, with evaluations."""
     out = tmp_path_factory.mktemp("whole")
-    config = settings(toy_policy, out, evaluation=Evaluation(every=1, episodes=2))
+    config = settings(toy_policy, out, evaluation=EvaluationSettings(every=1, episodes=2))
     train(config, quiet(), Toy)
     return config
 
 
 def test_whoever_waits_is_told_how_far_it_is(toy_policy, tmp_path):
-    config = settings(toy_policy, tmp_path, evaluation=Evaluation(every=1, episodes=2))
+    config = settings(toy_policy, tmp_path, evaluation=EvaluationSettings(every=1, episodes=2))
     said = []
     run = Run(config, Toy)
     run.tell = said.append
@@ -165,7 +165,7 @@ def test_unknown_keys_and_impossible_values_are_refused(tmp_path):
 
 
 def test_every_first_state_is_tried_once_before_one_comes_again():
-    stream = Prompts(Rollout(tasks=(0, 2), first_seed=5, seeds=3), seed=1)
+    stream = InitialStates(RolloutSettings(tasks=(0, 2), first_seed=5, seeds=3), seed=1)
     jobs = [stream.group(draw, 2) for draw in range(12)]
     first = {(group[0].task, group[0].seed) for group in jobs[:6]}
     assert first == {(task, seed) for task in (0, 2) for seed in (5, 6, 7)}
@@ -174,7 +174,7 @@ def test_every_first_state_is_tried_once_before_one_comes_again():
     assert order[6:] != order[:6]
     assert all(len({job.member for job in group}) == 2 for group in jobs)
     with pytest.raises(TrainingError, match="has no task 9"):
-        Prompts(Rollout(tasks=(9,)), seed=0)
+        InitialStates(RolloutSettings(tasks=(9,)), seed=0)
 
 
 class Told:
@@ -194,9 +194,9 @@ class Told:
 
 
 def test_groups_that_all_win_or_all_lose_are_replaced_by_others():
-    config = Rollout(tasks=(0,), seeds=9, prompts=2, group=4)
+    config = RolloutSettings(tasks=(0,), seeds=9, prompts=2, group=4)
     told = Told({0: 4, 1: 2, 2: 0, 3: 3})
-    found = gather(told, Prompts(config, 0), config, 0, 0, lambda t: 0)
+    found = sample_groups(told, InitialStates(config, 0), config, 0, 0, lambda t: 0)
     assert [t.job.draw for t in found.kept] == [1, 1, 1, 1, 3, 3, 3, 3]
     assert [t.job.member for t in found.kept] == [0, 1, 2, 3] * 2
     assert found.next_draw == 4
@@ -204,12 +204,14 @@ def test_groups_that_all_win_or_all_lose_are_replaced_by_others():
 
 
 def test_the_search_for_useful_groups_ends_and_lost_rollouts_are_left_out():
-    config = Rollout(tasks=(0,), seeds=9, prompts=1, group=4, max_rounds=3)
+    config = RolloutSettings(tasks=(0,), seeds=9, prompts=1, group=4, max_rounds=3)
     told = Told({0: 4, 1: 4, 2: 1}, lost=[(2, 3)])
-    found = gather(told, Prompts(config, 0), config, 0, 0, lambda t: 0)
+    found = sample_groups(told, InitialStates(config, 0), config, 0, 0, lambda t: 0)
     assert len(found.kept) == 3
     assert [each.reason for each in found.lost] == ["gone"]
-    hopeless = gather(Told(dict.fromkeys(range(9), 0)), Prompts(config, 0), config, 0, 0, lambda t: 0)
+    hopeless = sample_groups(
+        Told(dict.fromkeys(range(9), 0)), InitialStates(config, 0), config, 0, 0, lambda t: 0
+    )
     assert not hopeless.kept
     assert hopeless.rollouts == 12
 
@@ -225,7 +227,7 @@ def test_an_iteration_without_useful_groups_is_skipped(toy_policy, tmp_path):
 
 
 def test_the_learning_rate_falls_to_its_share_by_the_iteration():
-    config = Rl("x", iterations=10, optimiser=Optimiser(lr=1.0, final_lr=0.1))
+    config = Rl("x", iterations=10, optimiser=RlOptimiserSettings(lr=1.0, final_lr=0.1))
     assert learning_rate(config, 0) == 1.0
     assert learning_rate(config, 5) == pytest.approx(0.55)
     assert learning_rate(config, 10) == pytest.approx(0.1)
@@ -235,7 +237,7 @@ def test_what_is_stored_survives_a_write_that_was_cut(toy_policy, tmp_path):
     from rl_toy import experience
 
     (first, *_) = experience(toy_policy, settings(toy_policy, tmp_path), groups=1)
-    store = gathering.Store(tmp_path / "store")
+    store = group_sampling.RolloutStore(tmp_path / "store")
     store.keep(first)
     assert store.find(first.job, 0) is not None
     assert store.find(first.job, 1) is None, "other weights"

@@ -7,13 +7,13 @@ import pytest
 import torch
 from rl_toy import write_checkpoint
 
-from training.checkpoint import load_policy
-from training.checkpoints import TrainingError
+from training.common.run_checkpoints import TrainingError
+from training.model.hf_checkpoint import load_policy
 from training.rl.decisions import Decisions
 from training.rl.learner import Scorer
-from training.rl.settings import Evaluation, Optimiser, Rollout
-from training.rl.trajectory import Job, Trajectory
-from training.rl.workers import Weights, Work
+from training.rl.settings import EvaluationSettings, RlOptimiserSettings, RolloutSettings
+from training.rl.trajectory import RolloutJob, Trajectory
+from training.rl.workers import RolloutWork, Weights
 
 pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements/ray.txt")
 pytestmark = pytest.mark.sim
@@ -30,29 +30,29 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rollout():
-    return Rollout(
+    return RolloutSettings(
         max_steps=10, image_size=48, thought_tokens=6, workers=2, ray="local", episode_timeout_s=240.0
     )
 
 
 @pytest.fixture(scope="module")
 def crew(folder, rollout):
-    from training.rl.on_ray import crew
+    from training.rl.ray_rollouts import crew
 
-    made = crew(Work(folder, rollout, Evaluation(max_steps=5), 7))
+    made = crew(RolloutWork(folder, rollout, EvaluationSettings(max_steps=5), 7))
     yield made
     made.close()
 
 
 def jobs(count, draw):
-    return [Job(0, 5, member, draw) for member in range(count)]
+    return [RolloutJob(0, 5, member, draw) for member in range(count)]
 
 
 def test_simulators_share_a_server_and_its_log_probs_are_the_learners(crew, folder, rollout):
-    found = list(crew.play([*jobs(3, 0), Job(0, 6, greedy=True)]))
+    found = list(crew.play([*jobs(3, 0), RolloutJob(0, 6, greedy=True)]))
     assert all(isinstance(each, Trajectory) for each in found), found
     checkpoint = load_policy(folder)
-    scorer = Scorer(checkpoint.model, rollout, Optimiser())
+    scorer = Scorer(checkpoint.model, rollout, RlOptimiserSettings())
     drawn = [each for each in found if not each.job.greedy]
     decisions = Decisions(drawn, checkpoint.spec.layout, checkpoint.spec.image)
     with torch.no_grad():
@@ -66,10 +66,10 @@ def test_what_dies_or_hangs_costs_no_episode(crew, fault):
     actor = crew.servers[0] if fault == "server killed" else next(iter(crew.simulators.values()))
     victim = pid_of(crew, actor)
     if fault == "simulator stuck":
-        crew._work = Work(
+        crew._work = RolloutWork(
             crew._work.folder,
-            Rollout(**{**vars(crew._work.rollout), "episode_timeout_s": 45.0}),
-            Evaluation(),
+            RolloutSettings(**{**vars(crew._work.rollout), "episode_timeout_s": 45.0}),
+            EvaluationSettings(),
             7,
         )
     os.kill(victim, signal.SIGSTOP if fault == "simulator stuck" else signal.SIGKILL)
@@ -94,9 +94,9 @@ def test_new_weights_reach_the_server(crew, folder, tmp_path):
 
 
 def test_a_server_without_a_policy_is_a_sentence(tmp_path, rollout, crew):
-    from training.rl.on_ray import Crew
+    from training.rl.ray_rollouts import RayRollouts
 
     while crew.simulators:  # the cluster has three processors, and they hold two
         crew._ray.kill(crew.simulators.popitem()[1])
     with pytest.raises(TrainingError, match=r"policy server did not start.*config\.json is missing"):
-        Crew(crew._ray, Work(tmp_path, rollout, Evaluation(), 0))
+        RayRollouts(crew._ray, RolloutWork(tmp_path, rollout, EvaluationSettings(), 0))

@@ -12,22 +12,22 @@ import torch
 from rl_toy import TASKS, settings
 from safetensors.torch import load_file, save_file
 
-from dtvla.policy.batch import PolicyBatch, Request
-from dtvla.policy.bundle import GRAPHS
-from dtvla.policy.decoding import Chooser
+from dtvla.policy.batching import PolicyBatch, Request
+from dtvla.policy.bundle.loading import GRAPHS
+from dtvla.policy.decoding import Sampler
 from dtvla.policy.images import normalise, pictures, preprocess
 from dtvla.policy.options import DecisionOptions
-from dtvla.policy.runner import Policy
-from training.cached import TorchBackend, TorchBatch
-from training.checkpoint import load_policy
-from training.checkpoints import TrainingError
-from training.graphs import Graphs, put_weights
-from training.rl import playing
+from dtvla.policy.policy import Policy
+from training.common.exported_graphs import Graphs, put_weights
+from training.common.run_checkpoints import TrainingError
+from training.model.hf_checkpoint import load_policy
+from training.model.kv_cache_decoder import TorchBackend, TorchBatch
+from training.rl import rollouts
 from training.rl.decisions import Decisions
 from training.rl.learner import Scorer
-from training.rl.settings import Evaluation, Optimiser, Rollout
-from training.rl.trajectory import Job, Trajectory
-from training.rl.workers import READY, Actor, LocalPlayer, Lost, Weights, Work, Workers
+from training.rl.settings import EvaluationSettings, RlOptimiserSettings, RolloutSettings
+from training.rl.trajectory import RolloutJob, Trajectory
+from training.rl.workers import READY, LocalRolloutPolicy, Lost, RolloutActor, RolloutWork, Weights, Workers
 
 
 def look(seed):
@@ -40,24 +40,24 @@ def test_actions_can_be_drawn_at_another_temperature_than_words(toy_policy):
     logits = np.random.default_rng(0).normal(size=(4000, layout.bins)).astype(np.float32)
     logits[:] = logits[0]
     for hot in (0.5, 3.0):
-        columns = Chooser(layout, 1.0, 0, action_temperature=hot).columns(logits)
+        columns = Sampler(layout, 1.0, 0, action_temperature=hot).columns(logits)
         expected = torch.softmax(torch.from_numpy(logits[0]) / hot, -1)
         found = np.bincount(columns, minlength=layout.bins) / len(columns)
         assert np.abs(found - expected.numpy()).max() < 0.03
-    same = Chooser(layout, 1.0, 0).columns(logits)
-    np.testing.assert_array_equal(same, Chooser(layout, 1.0, 0, action_temperature=1.0).columns(logits))
-    greedy = Chooser(layout, 1.0, 0, action_temperature=0.0)
+    same = Sampler(layout, 1.0, 0).columns(logits)
+    np.testing.assert_array_equal(same, Sampler(layout, 1.0, 0, action_temperature=1.0).columns(logits))
+    greedy = Sampler(layout, 1.0, 0, action_temperature=0.0)
     assert (greedy.columns(logits) == logits[0].argmax()).all()
     assert len(set(greedy.words(np.zeros((30, layout.vocab_size), np.float32)))) > 10, "words are drawn"
     with pytest.raises(ValueError, match="temperature"):
-        Chooser(layout, 1.0, 0, action_temperature=-1.0)
+        Sampler(layout, 1.0, 0, action_temperature=-1.0)
 
 
 def test_the_chooser_that_records_draws_what_the_other_draws(toy_policy):
     layout = load_policy(toy_policy).spec.layout
     logits = np.random.default_rng(0).normal(size=(9, layout.vocab_size)).astype(np.float32)
     actions = np.random.default_rng(1).normal(size=(layout.slots, layout.bins)).astype(np.float32)
-    plain, recording = Chooser(layout, 0.7, (1, 2), 1.6), playing.RecordingChooser(layout, 0.7, 0, 1.6)
+    plain, recording = Sampler(layout, 0.7, (1, 2), 1.6), rollouts.RecordingSampler(layout, 0.7, 0, 1.6)
     recording.begin((1, 2))
     recording.restart()
     words = [list(each.words(logits.copy())) for each in (plain, recording)]
@@ -76,9 +76,11 @@ def test_the_chooser_that_records_draws_what_the_other_draws(toy_policy):
 
 def test_pictures_for_the_learner_are_what_the_policy_saw(toy_policy):
     spec = load_policy(toy_policy).spec
-    kept = pictures(look(3), spec.cameras, spec.image)
-    assert kept.dtype == np.uint8
-    np.testing.assert_array_equal(normalise(kept, spec.image), preprocess(look(3), spec.cameras, spec.image))
+    accepted = pictures(look(3), spec.cameras, spec.image)
+    assert accepted.dtype == np.uint8
+    np.testing.assert_array_equal(
+        normalise(accepted, spec.image), preprocess(look(3), spec.cameras, spec.image)
+    )
 
 
 @pytest.mark.parametrize("drafts", [True, False])
@@ -87,7 +89,7 @@ def test_a_batch_in_torch_decides_what_each_robot_decides_alone(toy_policy, draf
     checkpoint = load_policy(toy_policy)
     spec = checkpoint.spec
     options = DecisionOptions(drafts=drafts, temperature=1.0, seed=4, action_temperature=1.6)
-    bundle = playing.as_bundle(toy_policy, spec, checkpoint.tokenizer)
+    bundle = rollouts.as_bundle(toy_policy, spec, checkpoint.tokenizer)
     batch = TorchBatch(checkpoint.model, 3, spec.cache_length, spec.thought_cap + 2)
     policy = Policy(bundle, TorchBackend(checkpoint.model, spec.cache_length), options)
     together = PolicyBatch(policy, 3, batch)
@@ -115,7 +117,7 @@ def test_an_image_id_in_a_thought_is_text_in_every_pass(toy_policy):
 
 def test_a_batch_of_another_size_than_its_robots_is_refused(toy_policy):
     checkpoint = load_policy(toy_policy)
-    bundle = playing.as_bundle(toy_policy, checkpoint.spec, checkpoint.tokenizer)
+    bundle = rollouts.as_bundle(toy_policy, checkpoint.spec, checkpoint.tokenizer)
     policy = Policy(bundle, TorchBackend(checkpoint.model, 512))
     with pytest.raises(ValueError, match="2 sequences for 3 robots"):
         PolicyBatch(policy, 3, TorchBatch(checkpoint.model, 2, 512, 14))
@@ -138,7 +140,7 @@ class _Env:
 
 
 def test_a_world_that_plays_on_keeps_the_step_of_success():
-    env = playing.EndlessEnv(_Env(3))
+    env = rollouts.EndlessEnv(_Env(3))
     assert [env.step(np.zeros(7)).success for _ in range(5)] == [False] * 5
     assert env.solved_at == 3
 
@@ -153,10 +155,18 @@ def graphs(toy_policy):
 @pytest.fixture(scope="module")
 def simulated(toy_policy, graphs):
     """Two episodes of ten steps in the embedded suite, each played twice."""
-    rollout = Rollout(max_steps=12, image_size=48, thought_tokens=6)
-    actor = Actor(Work(toy_policy, rollout, Evaluation(max_steps=5), 7, graphs=graphs.exported()))
+    rollout = RolloutSettings(max_steps=12, image_size=48, thought_tokens=6)
+    actor = RolloutActor(
+        RolloutWork(toy_policy, rollout, EvaluationSettings(max_steps=5), 7, graphs=graphs.exported())
+    )
     try:
-        jobs = [Job(0, 5, 0, 1), Job(0, 5, 1, 1), Job(0, 5, 0, 1), Job(0, 5, greedy=True), Job(99, 0)]
+        jobs = [
+            RolloutJob(0, 5, 0, 1),
+            RolloutJob(0, 5, 1, 1),
+            RolloutJob(0, 5, 0, 1),
+            RolloutJob(0, 5, greedy=True),
+            RolloutJob(99, 0),
+        ]
         return toy_policy, rollout, [actor.play(job, Weights()) for job in jobs]
     finally:
         actor._stage.close()
@@ -169,7 +179,7 @@ def test_an_episode_of_the_simulator_leaves_all_that_the_learner_needs(simulated
     assert first.finish_step == 12
     assert len(first.moves) == 3, "5 + 5 + 2 steps"
     checkpoint = load_policy(folder)
-    scorer = Scorer(checkpoint.model, rollout, Optimiser())
+    scorer = Scorer(checkpoint.model, rollout, RlOptimiserSettings())
     decisions = Decisions([first], checkpoint.spec.layout, checkpoint.spec.image)
     with torch.no_grad():
         found, _ = scorer(decisions.batch(range(3)))
@@ -224,11 +234,11 @@ def _troubled(work, pipe):
 
 
 def test_dead_workers_are_replaced_and_stuck_episodes_end(toy_policy, tmp_path):
-    work = Work(tmp_path, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
+    work = RolloutWork(tmp_path, settings(toy_policy, tmp_path).rollout, EvaluationSettings(), 0)
     crew = Troubled(work, seconds=3.0)
     try:
         crew.sync(Weights(tmp_path / "none", 4))
-        found = list(crew.play([Job(0, seed) for seed in range(7)]))
+        found = list(crew.play([RolloutJob(0, seed) for seed in range(7)]))
     finally:
         crew.close()
     assert sorted(each.job.seed for each in found) == list(range(7)), "the lost ones were played again"
@@ -237,20 +247,20 @@ def test_dead_workers_are_replaced_and_stuck_episodes_end(toy_policy, tmp_path):
 
 
 def test_workers_that_die_one_after_the_other_are_given_up(toy_policy, tmp_path):
-    work = Work(tmp_path, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
+    work = RolloutWork(tmp_path, settings(toy_policy, tmp_path).rollout, EvaluationSettings(), 0)
     crew = Troubled(replace(work, rollout=replace(work.rollout, workers=1)))
     try:
         with pytest.raises(TrainingError, match=r"3 rollout workers ended one after the other.*SIGKILL"):
-            list(crew.play([Job(0, seed) for seed in range(900, 905)]))
+            list(crew.play([RolloutJob(0, seed) for seed in range(900, 905)]))
     finally:
         crew.close()
 
 
 def test_a_checkpoint_that_workers_cannot_read_is_a_sentence(tmp_path):
-    crew = Workers(Work(tmp_path, Rollout(workers=1), Evaluation(), 0))
+    crew = Workers(RolloutWork(tmp_path, RolloutSettings(workers=1), EvaluationSettings(), 0))
     try:
         with pytest.raises(TrainingError, match=r"config\.json is missing"):
-            list(crew.play([Job(0, 0)]))
+            list(crew.play([RolloutJob(0, 0)]))
     finally:
         crew.close()
 
@@ -268,15 +278,18 @@ def moved(toy_policy, file):
 def test_a_player_takes_other_weights_and_decides_in_graphs_what_it_decides_in_torch(
     toy_policy, graphs, tmp_path
 ):
-    work = Work(toy_policy, settings(toy_policy, tmp_path).rollout, Evaluation(), 0)
-    in_torch, in_graphs = LocalPlayer(work), LocalPlayer(replace(work, graphs=graphs.exported()))
+    work = RolloutWork(toy_policy, settings(toy_policy, tmp_path).rollout, EvaluationSettings(), 0)
+    in_torch, in_graphs = (
+        LocalRolloutPolicy(work),
+        LocalRolloutPolicy(replace(work, graphs=graphs.exported())),
+    )
     said = []
     for file in (None, moved(toy_policy, tmp_path / "other.safetensors"), toy_policy / "model.safetensors"):
         if file:
             in_torch.load(file)
             in_graphs.load(graphs.fitted(file))
         for player in (in_torch, in_graphs):
-            player.begin(Job(0, 0))
+            player.begin(RolloutJob(0, 0))
         for turn in range(3):  # drafts of the thoughts before join in
             found = [player.decide(look(turn // 2), "go") for player in (in_torch, in_graphs)]
             (torchs, *drawn), (graphs_own, *again) = found
@@ -292,13 +305,13 @@ def test_a_player_takes_other_weights_and_decides_in_graphs_what_it_decides_in_t
 
 @pytest.mark.sim
 def test_workers_play_with_the_weights_of_the_learner(toy_policy, tmp_path):
-    rollout = Rollout(max_steps=5, image_size=48, thought_tokens=6, workers=1)
-    crew = Workers(Work(toy_policy, rollout, Evaluation(), 7))
+    rollout = RolloutSettings(max_steps=5, image_size=48, thought_tokens=6, workers=1)
+    crew = Workers(RolloutWork(toy_policy, rollout, EvaluationSettings(), 7))
     file = moved(toy_policy, tmp_path / "weights_000003.safetensors")
     try:
-        (before,) = crew.play([Job(0, 5, 0, 1)])
+        (before,) = crew.play([RolloutJob(0, 5, 0, 1)])
         crew.sync(Weights(file, 3))
-        (after,) = crew.play([Job(0, 5, 0, 1)])
+        (after,) = crew.play([RolloutJob(0, 5, 0, 1)])
     finally:
         crew.close()
     assert isinstance(before, Trajectory), before
@@ -309,7 +322,7 @@ def test_workers_play_with_the_weights_of_the_learner(toy_policy, tmp_path):
         checkpoint.model.load_state_dict(load_file(weights))
         decisions = Decisions([played], checkpoint.spec.layout, checkpoint.spec.image)
         with torch.no_grad():
-            found, _ = Scorer(checkpoint.model, rollout, Optimiser())(decisions.batch([0]))
+            found, _ = Scorer(checkpoint.model, rollout, RlOptimiserSettings())(decisions.batch([0]))
         assert ((found - decisions.log_probs()).exp() - 1).abs()[decisions.mask()].max() < 1e-4
 
 
@@ -355,6 +368,6 @@ def test_a_full_disk_under_the_graphs_is_a_sentence(toy_policy, graphs, monkeypa
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.graphs.onnx.save", full)
+    monkeypatch.setattr("training.common.exported_graphs.onnx.save", full)
     with pytest.raises(TrainingError, match=r"weights of .* cannot be written: No space left"):
         graphs.fitted(toy_policy / "model.safetensors")

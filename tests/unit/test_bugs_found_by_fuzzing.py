@@ -15,18 +15,18 @@ import onnxruntime as ort
 import pytest
 from rich.console import Console
 
-from dtvla.cli_sim import task_numbers
-from dtvla.graph import GraphOptions
-from dtvla.nodes.console_view import Scene, thought_line
-from dtvla.policy.backends.signatures import check_decoder
-from dtvla.policy.errors import BundleError, PolicyInputError
+from dtvla.bringup.graph import GraphOptions
+from dtvla.cli.evaluate import task_numbers
+from dtvla.errors import BundleError, PolicyInputError
+from dtvla.evaluation.results import EvalOptions, begun_options, pack_actions, read_journal, unpack_actions
+from dtvla.nodes.viewers.console_view import ConsoleState, thought_line
+from dtvla.policy.backends.graph_signatures import check_decoder
+from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.prompt import clean_instruction, load_tokenizer
-from dtvla.policy.spec import PolicySpec
 from dtvla.resources import resource
 from dtvla.sim import assets
 from dtvla.sim.bootstrap import SimulatorUnavailable
-from dtvla.sim.libero_suites import read_arrays
-from dtvla.sim.results import EvalOptions, begun_options, pack_actions, read_journal, unpack_actions
+from dtvla.sim.suites.libero import read_arrays
 from dtvla.sim.thoughts import parse_thought
 
 SHIPPED = resource("bundles/embedded-int8")
@@ -60,7 +60,7 @@ def test_a_tokenizer_that_is_none_is_refused_in_a_sentence_without_escapes(tmp_p
 def test_the_console_does_not_pass_on_what_a_terminal_acts_on() -> None:
     """A thought from any node on the network could move the cursor or wipe the screen."""
     out = io.StringIO()
-    Console(file=out).print(thought_line(Scene(thought="\x1b[2J\x9b31m")), markup=False)
+    Console(file=out).print(thought_line(ConsoleState(thought="\x1b[2J\x9b31m")), markup=False)
     assert not set(out.getvalue()) & set("\x1b\x9b")
 
 

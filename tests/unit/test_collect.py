@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dtvla.sim.embedded import SUITES
+from dtvla.sim.suites.embedded import SUITES
 from training.collect import Collect, main
 
 

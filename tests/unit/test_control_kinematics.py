@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import lsq_linear
 
-from dtvla.control.differential import bounded_minimum, differential_step
+from dtvla.control.differential_ik import bounded_minimum, differential_step
 from dtvla.control.kinematics import Arm, KinematicsUnavailable, read_urdf
 from dtvla.control.robots import PANDA, joint_velocity_bounds
 from dtvla.control.rotations import exp_rotation, log_rotation

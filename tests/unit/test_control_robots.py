@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_control_chunks import make_chunk
+from test_control_action_chunk import make_chunk
 
-from dtvla.control.joints import JointLimiter
+from dtvla.control.action_scaling import (
+    HardwareScale,
+    full_scale_velocities,
+    hardware_scale,
+    rescale,
+    rotation_scale,
+)
+from dtvla.control.limits.joints import JointLimiter
 from dtvla.control.robots import (
     FR3,
     PANDA,
@@ -19,13 +26,6 @@ from dtvla.control.robots import (
     joint_velocity_bounds,
     reach_event,
     velocity_law,
-)
-from dtvla.control.scaling import (
-    HardwareScale,
-    full_scale_velocities,
-    hardware_scale,
-    rescale,
-    rotation_scale,
 )
 
 robots = st.sampled_from([PANDA, FR3])

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvla.control.chunks import NS_PER_S
-from dtvla.control.motion import Pose
+from dtvla.control.action_chunk import NS_PER_S
+from dtvla.control.limits.motion import Pose
 from dtvla.control.rotations import exp_rotation
 from dtvla.control.watchdogs import ClockWatch, RestWatch, Silence, StampWatch, distance
 

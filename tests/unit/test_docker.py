@@ -16,8 +16,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from dtvla.graph import GRAPH
-from dtvla.policy.backends.lowering import needs_lowering
+from dtvla.bringup.graph import GRAPH
+from dtvla.policy.backends.opset_compatibility import needs_conversion
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "/opt/dtvla/"  # where the repository lies in the images
@@ -153,7 +153,7 @@ def test_onnx_runtime_for_the_gpu_knows_the_graphs_operators() -> None:
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     (runtime,) = [pin for pin in pins if pin.name == "onnxruntime-gpu"]
     (version,) = runtime.specifier
-    assert not needs_lowering(version.version)
+    assert not needs_conversion(version.version)
 
 
 def test_a_plain_build_makes_the_image_without_a_gpu() -> None:

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from dtvla.policy import decoding
-from dtvla.policy.backends.lowering import needs_lowering
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.layout import NEVER, Bounds
+from dtvla.policy.backends.opset_compatibility import needs_conversion
+from dtvla.policy.bundle.loading import Bundle
+from dtvla.policy.token_layout import NEVER, Bounds
 from model_export.__main__ import Export, main
-from model_export.onnx_export import export_decoder, export_vision
+from model_export.onnx.export import export_decoder, export_vision
 from model_export.parity import check_parity
 from model_export.sample import byte_tokenizer, random_config, random_model, random_spec
-from training.model import hybrid_mask
+from training.model.deepthinkvla import hybrid_mask
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_thought_cut_by_the_cap_is_closed_as_if_the_tags_had_been_thought(mode
 
 def test_the_graph_lowered_for_older_runtimes_computes_the_same(model, random_bundle_path, monkeypatch):
     """Python 3.10 has no ONNX Runtime with TensorScatter: there the cache is written by ScatterND."""
-    monkeypatch.setattr("dtvla.policy.backends.providers.needs_lowering", lambda version: True)
+    monkeypatch.setattr("dtvla.policy.backends.execution_providers.needs_conversion", lambda version: True)
     older = OnnxRuntimeBackend(random_bundle_path, Bundle.load(random_bundle_path).spec)
     address = older._caches["key_1"].data_ptr()
     assert all(result.difference < 2e-5 for result in check_parity(model, older))
@@ -147,7 +147,7 @@ def test_the_graph_lowered_for_older_runtimes_computes_the_same(model, random_bu
 
 @pytest.mark.parametrize(("version", "older"), [("1.23.2", True), ("1.24.0", False), ("2.0.1", False)])
 def test_only_runtimes_without_tensor_scatter_get_the_lowered_graph(version, older):
-    assert needs_lowering(version) is older
+    assert needs_conversion(version) is older
 
 
 def test_weights_that_keep_their_names_are_those_of_the_checkpoint_even_where_they_are_alike(tmp_path):

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model_export.sample import byte_tokenizer, random_config, random_model, random_spec
-from training.checkpoint import (
+from training.model.config import ModelConfig
+from training.model.deepthinkvla import DeepThinkVLA
+from training.model.hf_checkpoint import (
     CheckpointError,
     canonical_name,
     load_model,
@@ -19,8 +21,6 @@ from training.checkpoint import (
     resolve,
     save_model,
 )
-from training.config import ModelConfig
-from training.model import DeepThinkVLA
 from training.release import Release, halved, release
 
 EMBEDDING = "language_model.model.embed_tokens.weight"

@@ -16,20 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.progress import Progress
 
+from dtvla.errors import PolicyInputError
 from dtvla.policy import decoding
-from dtvla.policy.backends import Logits, Pass
-from dtvla.policy.backends.device import Gpu
-from dtvla.policy.bundle import Bundle, write_bundle
-from dtvla.policy.decoding import Chooser, act_one_by_one, act_pass, given_thought, whole_pass
-from dtvla.policy.drafts import Drafts
-from dtvla.policy.engines import profile_for
-from dtvla.policy.errors import PolicyInputError
-from dtvla.policy.layout import TokenLayout
-from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
-from model_export import engine as command
+from dtvla.policy.backends.cuda_device import Gpu
+from dtvla.policy.backends.protocol import Logits, Pass
+from dtvla.policy.bundle.engine_files import profile_for
+from dtvla.policy.bundle.loading import Bundle, write_bundle
+from dtvla.policy.decoding import Sampler, act_one_by_one, act_pass, given_thought, whole_pass
+from dtvla.policy.draft_lookup import Drafts
+from dtvla.policy.speculative_decoding import ThoughtLimits, ThoughtWriter
+from dtvla.policy.token_layout import TokenLayout
 from model_export.bundle import new_bundle
-from model_export.engine_build import Phases
-from model_export.engine_profiles import (
+from model_export.engine import bundle_engines as command
+from model_export.engine.onnx_to_engine import Phases
+from model_export.engine.profiles import (
     decoder_profiles,
     decoder_shapes,
     engine_name,
@@ -85,7 +85,7 @@ def passes_of_a_decision(policy_spec, words, length, seed, row_cost, drafts, var
     for thought in drafts:
         memory.remember(thought)
     limits = ThoughtLimits(policy_spec.thought_cap)
-    writer = ThoughtWriter(layout, Chooser(layout), limits, memory, row_cost, prompt, features)
+    writer = ThoughtWriter(layout, Sampler(layout), limits, memory, row_cost, prompt, features)
     thought = np.array(writer.write(backend), np.int64)
     act_pass(layout, len(prompt), thought).run(backend)
     act_pass(layout, len(prompt), thought, close=False).run(backend)
@@ -204,10 +204,10 @@ def put_engines(path, gpu=HERE, version="10.16.1.11", content=b"first"):
     tables = {"vision": vision_profiles(source.spec), "decoder": decoder_profiles(source.spec, 512)}
     engines = [command.describe(source, graph, table, gpu, version) for graph, table in tables.items()]
     with new_bundle(path) as folder:
-        kept = command.take_over(source, folder, engines)
+        accepted = command.take_over(source, folder, engines)
         for each in engines:
             (folder / each.file).write_bytes(content)
-        write_bundle(folder, source.spec, kept)
+        write_bundle(folder, source.spec, accepted)
     return Bundle.load(path)
 
 

@@ -15,21 +15,24 @@ import pytest
 import torch
 from rich.console import Console
 
-from dtvla.policy.layout import Bounds
+from dtvla.policy.token_layout import Bounds
 from model_export.gpu_check import __main__ as command
 from model_export.gpu_check import decisions, engines, fp8, model, report
 from model_export.gpu_check.attention import phases
 from model_export.gpu_check.ceilings import Ceilings
-from model_export.gpu_check.device import Device, Effort, Unavailable
+from model_export.gpu_check.device import Effort, TimedDevice, Unavailable
 from model_export.plugin.op import hybrid_attention
 from model_export.sample import byte_tokenizer, random_config
-from training.cached import CachedDecoder
-from training.config import ModelConfig
+from training.model.config import ModelConfig
+from training.model.kv_cache_decoder import CachedDecoder
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = model.Sizes(text=5, thought=6, cache=128)
-CPU = Device("cpu", Effort(repeats=3, warm_up=1))
-WAYS = (*decisions.QUICK_WAYS, decisions.Way("kernel, fp8 weights", kernel=True, fp8=True))
+CPU = TimedDevice("cpu", Effort(repeats=3, warm_up=1))
+WAYS = (
+    *decisions.QUICK_IMPLEMENTATIONS,
+    decisions.Implementation("kernel, fp8 weights", kernel=True, fp8=True),
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,20 +21,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtvla.policy.layout import NEVER, Bounds, allowed
-from training.model import attend
+from dtvla.policy.token_layout import NEVER, Bounds, allowed
+from training.model.deepthinkvla import attend
 
 pytest.importorskip("triton")
 
 from model_export.plugin.op import hybrid_attention, launch, reference
-from model_export.plugin.plan import (
-    Plan,
-    Tile,
-    choose_parts,
-    padded,
-    plan,
-    tight_tile,
-)
+from model_export.plugin.plan import LaunchPlan, Tile, choose_parts, padded, plan, tight_tile
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT32_ERROR, FLOAT16_ERROR = 1e-5, 2e-3
@@ -67,7 +60,7 @@ class Case(SimpleNamespace):
         return k, v
 
     def error(self, tile: Tile, parts: int) -> float:
-        found = launch(self.q, *self.dirty(), self.bounds, self.scale, Plan(tile, parts, ""))
+        found = launch(self.q, *self.dirty(), self.bounds, self.scale, LaunchPlan(tile, parts, ""))
         return float((found.float() - self.expected()).abs().max())
 
 
@@ -133,7 +126,9 @@ def check_keys_that_no_row_sees_are_never_read() -> None:
     expected = case.expected()
     case.k[:, :, 43:], case.v[:, :, 43:] = torch.nan, torch.nan  # they exist, but lie after the last row
     for parts in (1, 3):
-        found = launch(case.q, case.k, case.v, case.bounds, case.scale, Plan(tight_tile("fp32"), parts, ""))
+        found = launch(
+            case.q, case.k, case.v, case.bounds, case.scale, LaunchPlan(tight_tile("fp32"), parts, "")
+        )
         torch.testing.assert_close(found, expected)
 
 
@@ -141,7 +136,7 @@ def check_bounds_beyond_the_cache_read_nothing_beyond_it() -> None:
     case = Case((2, 1, 2, 3, 20, 32), [Bounds(0, 0, 20, 5)] * 2, 0, torch.float32)
     expected = case.expected()
     wild = torch.tensor([[1 << 30, 0, 1 << 30, 5], [-7, -(1 << 30), 1 << 20, 5]], dtype=torch.int32)
-    found = launch(case.q, case.k, case.v, wild, case.scale, Plan(tight_tile("fp32"), 1, ""))
+    found = launch(case.q, case.k, case.v, wild, case.scale, LaunchPlan(tight_tile("fp32"), 1, ""))
     torch.testing.assert_close(found, expected)
 
 

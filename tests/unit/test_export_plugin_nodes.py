@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import AttributeProto, TensorProto
 
-from model_export.hybrid_attention import DOMAIN, OPERATOR, PLUGIN_VERSION
-from model_export.onnx_export import export_decoder
+from model_export.onnx.export import export_decoder
+from model_export.onnx.hybrid_attention import DOMAIN, OPERATOR, PLUGIN_VERSION
 from model_export.sample import byte_tokenizer, random_config, random_model
 
 ATTRIBUTES = {

@@ -11,19 +11,19 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from dtvla.errors import BundleError
+from dtvla.policy.backends.execution_providers import PROVIDERS, default_threads, open_session
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.backends.providers import PROVIDERS, default_threads, open_session
-from dtvla.policy.bundle import Bundle
+from dtvla.policy.bundle.loading import Bundle
 from dtvla.policy.decoding import whole_pass
-from dtvla.policy.errors import BundleError
-from dtvla.policy.layout import NEVER, Bounds
-from model_export import onnx_export
-from model_export.bench import reference_decision, step_bytes
+from dtvla.policy.token_layout import NEVER, Bounds
 from model_export.bundle import export_bundle
-from model_export.onnx_export import export_decoder
+from model_export.onnx import export
+from model_export.onnx.export import export_decoder
 from model_export.parity import check_parity
 from model_export.sample import byte_tokenizer, random_config, random_model, random_spec
-from training.cached import TorchBackend
+from tools.benchmarks.export import reference_decision, step_bytes
+from training.model.kv_cache_decoder import TorchBackend
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_bfloat16_bundle_is_refused_on_the_cpu_with_both_sides_named(model, sp
 
 
 def test_weights_beyond_protobufs_limit_lie_in_a_file_of_their_own(model, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "ONE_FILE", 10_000)
+    monkeypatch.setattr(export, "ONE_FILE", 10_000)
     results = export_bundle(model, spec, byte_tokenizer(), tmp_path / "large")
     assert all(result.difference < 2e-5 for result in results)
     bundle = Bundle.load(tmp_path / "large")
@@ -109,7 +109,7 @@ def test_ids_behind_the_action_ids_are_scored_as_words(tmp_path):
     raw["text_config"]["vocab_size"] += 5
     model = random_model(raw, seed=2)
     export_decoder(model, tmp_path / "decoder.onnx")
-    onnx_export.export_vision(model, tmp_path / "vision.onnx")
+    export.export_vision(model, tmp_path / "vision.onnx")
     spec = random_spec(model.config.layout, 28)
     assert all(r.difference < 2e-5 for r in check_parity(model, OnnxRuntimeBackend(tmp_path, spec)))
 
@@ -172,7 +172,7 @@ def test_the_bytes_of_a_thinking_step_are_those_of_its_weights(model):
 
 
 def test_a_bundle_without_the_field_precision_is_float32(random_bundle_path):
-    from dtvla.policy.spec import PolicySpec
+    from dtvla.policy.bundle.policy_spec import PolicySpec
 
     data = {**Bundle.load(random_bundle_path).spec.to_json(), "files": {}, "sha256": ""}
     del data["precision"]

@@ -8,15 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.layout import NEVER, Bounds
+from dtvla.policy.bundle.loading import Bundle
 from dtvla.policy.options import DecisionOptions
-from dtvla.policy.runner import Policy
+from dtvla.policy.policy import Policy
+from dtvla.policy.token_layout import NEVER, Bounds
 from model_export import compare
-from model_export.calibration import calibrate, recorded_looks
 from model_export.errors import ExportError
-from model_export.quantise import INT8_MOST, activation_grid, quantise, quantise_bundle, weight_grid
-from model_export.weights import weight_inputs
+from model_export.onnx.weights import weight_inputs
+from model_export.quantise.calibration import calibrate, recorded_looks
+from model_export.quantise.quantise_bundle import (
+    INT8_MOST,
+    activation_grid,
+    quantise,
+    quantise_bundle,
+    weight_grid,
+)
 from training.collect import save_episode
 
 

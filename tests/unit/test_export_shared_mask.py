@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtvla.policy.backends import Pass
-from dtvla.policy.backends.lowering import OPSET, lowered
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.backends.onnxruntime_batch import OnnxRuntimeBatch
-from dtvla.policy.bundle import Bundle, write_bundle
-from dtvla.policy.layout import NEVER, Bounds
-from model_export.calibration import calibrate
+from dtvla.policy.backends.opset_compatibility import OPSET, converted
+from dtvla.policy.backends.protocol import Pass
+from dtvla.policy.bundle.loading import Bundle, write_bundle
+from dtvla.policy.token_layout import NEVER, Bounds
 from model_export.errors import ExportError
-from model_export.onnx_export import save_graph
-from model_export.quantise import quantise_bundle
-from model_export.shared_mask import convert, share_mask
+from model_export.onnx.export import save_graph
+from model_export.onnx.shared_mask import convert, share_mask
+from model_export.quantise.calibration import calibrate
+from model_export.quantise.quantise_bundle import quantise_bundle
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_sequences_of_different_lengths_keep_their_own_masks(backends):
 
 
 def test_older_runtimes_get_it_lowered(folders):
-    content = onnx.load_from_string(lowered(folders[1] / "decoder.onnx"))
+    content = onnx.load_from_string(converted(folders[1] / "decoder.onnx"))
     assert {f.name for f in content.functions} == {"HybridMask", "MaskedAttention", "ScatterIndices"}
     versions = {e.version for f in content.functions for e in f.opset_import if e.domain == ""}
     assert versions == {OPSET}

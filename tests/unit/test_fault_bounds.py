@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dtvla.control.motion import MotionLimiter, MotionLimits, Pose, Twist
-from dtvla.control.profile import Box, RateLimits
-from tests.faults.bounds import PANDA, Judge, turn_between
+from dtvla.control.limits.motion import MotionLimiter, MotionLimits, Pose, Twist
+from dtvla.control.limits.velocity_profile import Box, RateLimits
+from tests.faults.invariants import PANDA, Judge, turn_between
 
 CENTRE = np.array([0.5, 0.0, 0.4])
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_control_chunks import make_chunk
+from test_control_action_chunk import make_chunk
 
-from dtvla.control.chunks import Chunk
-from dtvla.nodes.marker_view import (
+from dtvla.control.action_chunk import Chunk
+from dtvla.nodes.viewers.marker_view import (
     BAD,
     CAREFUL,
     GOOD,
@@ -24,9 +24,16 @@ from dtvla.nodes.marker_view import (
     fade,
     sketches,
 )
-from dtvla.nodes.plan_view import Plans, Track, box_edges, gripper_events, outside, planned_path
-from dtvla.nodes.said import CONTROLLER_TIMEOUT_S, Said
-from dtvla.sim.thought_view import drawable, kept_words, lines
+from dtvla.nodes.viewers.planned_paths import (
+    MeasuredTrack,
+    PlannedPaths,
+    box_edges,
+    gripper_events,
+    outside,
+    planned_path,
+)
+from dtvla.nodes.viewers.reasoning_state import CONTROLLER_TIMEOUT_S, ReasoningState
+from dtvla.policy.thought_text import drawable, kept_words, lines
 
 BOX = np.array([[0.15, -0.55, -0.02], [0.8, 0.55, 0.8]])
 START = np.array([0.4, 0.0, 0.3])
@@ -43,25 +50,29 @@ def chunk(number: int, *, openings: list[float] | None = None, step_m: float = 0
     )
 
 
-def heard(text: str = "The can is here.", *, decision: int = 1, kept: int = 0, now_s: float = 0.0) -> Said:
-    said = Said()
-    said.on_instruction("Pick up the can")
-    think(said, text, decision=decision, kept=kept, now_s=now_s)
-    said.on_decision(decision, "Pick up the can", 42.0, now_s)
-    return said
+def heard(
+    text: str = "The can is here.", *, decision: int = 1, kept: int = 0, now_s: float = 0.0
+) -> ReasoningState:
+    reasoning_state = ReasoningState()
+    reasoning_state.on_instruction("Pick up the can")
+    think(reasoning_state, text, decision=decision, kept=kept, now_s=now_s)
+    reasoning_state.on_decision(decision, "Pick up the can", 42.0, now_s)
+    return reasoning_state
 
 
-def think(said: Said, text: str, *, decision: int, kept: int = 0, now_s: float = 0.0) -> None:
-    said.on_thought(
+def think(
+    reasoning_state: ReasoningState, text: str, *, decision: int, kept: int = 0, now_s: float = 0.0
+) -> None:
+    reasoning_state.on_thought(
         decision, text, now_s, tokens=len(text.split()), kept=kept, finished=True, truncated=False
     )
 
 
-def show(said: Said, *chunks: Chunk) -> list[Sketch]:
-    plans = Plans(STYLE.past_plans, 0.04)
+def show(reasoning_state: ReasoningState, *chunks: Chunk) -> list[Sketch]:
+    plans = PlannedPaths(STYLE.past_plans, 0.04)
     for each in chunks:
         plans.add(each, START)
-    return sketches(said, plans, STYLE)
+    return sketches(reasoning_state, plans, STYLE)
 
 
 def named(found: list[Sketch], name: str) -> list[Sketch]:
@@ -127,57 +138,65 @@ def test_an_accent_without_its_letter_is_a_question_mark_and_not_an_empty_line()
 
 def test_another_instruction_voids_the_thought_and_so_does_the_same_one_said_again() -> None:
     for words in ("Push the block", "Pick up the can"):
-        said = heard()
-        chapter = said.chapter
-        said.on_instruction(words)
-        assert (said.thought, said.decision_line, said.chapter) == ("", "", chapter + 1)
-        assert said.instruction == words
+        reasoning_state = heard()
+        chapter = reasoning_state.chapter
+        reasoning_state.on_instruction(words)
+        assert (reasoning_state.thought, reasoning_state.decision_line, reasoning_state.chapter) == (
+            "",
+            "",
+            chapter + 1,
+        )
+        assert reasoning_state.instruction == words
 
 
 def test_an_instruction_that_only_the_chunk_names_begins_a_chapter_and_keeps_its_own_thought() -> None:
-    said = heard()
-    chapter = said.chapter
-    think(said, "The block is left.", decision=2)
-    said.on_decision(2, "Push the block", 40.0, 0.0)
-    assert (said.instruction, said.thought, said.chapter) == (
+    reasoning_state = heard()
+    chapter = reasoning_state.chapter
+    think(reasoning_state, "The block is left.", decision=2)
+    reasoning_state.on_decision(2, "Push the block", 40.0, 0.0)
+    assert (reasoning_state.instruction, reasoning_state.thought, reasoning_state.chapter) == (
         "Push the block",
         "The block is left.",
         chapter + 1,
     )
-    assert said.kept_from == ""
-    said.on_decision(3, "Push the can", 40.0, 0.0)
-    assert said.thought == ""
+    assert reasoning_state.kept_from == ""
+    reasoning_state.on_decision(3, "Push the can", 40.0, 0.0)
+    assert reasoning_state.thought == ""
 
 
 def test_a_silent_policy_is_forgotten_and_a_speaking_one_is_not() -> None:
-    said = heard(now_s=10.0)
-    said.look_at_clock(10.0 + said.silence_s)
-    assert said.thought
-    said.look_at_clock(10.1 + said.silence_s)
-    assert (said.thought, said.thought_line, said.instruction) == ("", "", "Pick up the can")
-    chapter = said.chapter
-    said.look_at_clock(1000.0)
-    assert said.chapter == chapter  # there is nothing more to forget
+    reasoning_state = heard(now_s=10.0)
+    reasoning_state.look_at_clock(10.0 + reasoning_state.silence_s)
+    assert reasoning_state.thought
+    reasoning_state.look_at_clock(10.1 + reasoning_state.silence_s)
+    assert (reasoning_state.thought, reasoning_state.thought_line, reasoning_state.instruction) == (
+        "",
+        "",
+        "Pick up the can",
+    )
+    chapter = reasoning_state.chapter
+    reasoning_state.look_at_clock(1000.0)
+    assert reasoning_state.chapter == chapter  # there is nothing more to forget
 
 
 def test_words_are_compared_with_the_last_finished_thought() -> None:
-    said = heard("The can is 12 cm left.", decision=1)
-    said.on_thought(2, "The", 0.0, tokens=1, kept=1, finished=False, truncated=False)
-    assert said.kept_from == "The can is 12 cm left."
-    assert said.thought_line == "thinking: 1 tokens, 1 kept"
-    think(said, "The can is 4 cm left.", decision=3, kept=6)  # the second was given up
-    assert said.kept_from == "The can is 12 cm left."
-    think(said, "The can is 3 cm left.", decision=4, kept=0)
-    assert said.kept_from == ""  # every word was generated anew
+    reasoning_state = heard("The can is 12 cm left.", decision=1)
+    reasoning_state.on_thought(2, "The", 0.0, tokens=1, kept=1, finished=False, truncated=False)
+    assert reasoning_state.kept_from == "The can is 12 cm left."
+    assert reasoning_state.thought_line == "thinking: 1 tokens, 1 kept"
+    think(reasoning_state, "The can is 4 cm left.", decision=3, kept=6)  # the second was given up
+    assert reasoning_state.kept_from == "The can is 12 cm left."
+    think(reasoning_state, "The can is 3 cm left.", decision=4, kept=0)
+    assert reasoning_state.kept_from == ""  # every word was generated anew
 
 
 def test_a_controller_that_does_not_report_has_no_state() -> None:
-    said = Said()
-    said.on_controller("executing", "", 5.0)
-    said.look_at_clock(5.0 + CONTROLLER_TIMEOUT_S)
-    assert said.controller == ("executing", "")
-    said.look_at_clock(5.1 + CONTROLLER_TIMEOUT_S)
-    assert said.controller == ("", "")
+    reasoning_state = ReasoningState()
+    reasoning_state.on_controller("executing", "", 5.0)
+    reasoning_state.look_at_clock(5.0 + CONTROLLER_TIMEOUT_S)
+    assert reasoning_state.controller == ("executing", "")
+    reasoning_state.look_at_clock(5.1 + CONTROLLER_TIMEOUT_S)
+    assert reasoning_state.controller == ("", "")
 
 
 # --- paths
@@ -211,7 +230,7 @@ def test_events_turn_the_gripper_from_what_it_was_into_what_it_becomes(
 
 
 def test_a_path_begins_where_the_gripper_was_when_the_picture_was_taken() -> None:
-    track = Track()
+    track = MeasuredTrack()
     assert track.at(0) is None
     for tick in range(5):
         track.add(tick * 50_000_000, np.full(3, float(tick)))
@@ -223,7 +242,7 @@ def test_a_path_begins_where_the_gripper_was_when_the_picture_was_taken() -> Non
 
 
 def test_a_fast_robot_does_not_fill_the_track() -> None:
-    track = Track()
+    track = MeasuredTrack()
     for tick in range(100_000):
         track.add(tick * 1_000_000, np.full(3, float(tick)))
     assert track.at(99_999_000_000)[0] == pytest.approx(99_990)
@@ -302,11 +321,11 @@ def test_a_plan_that_leaves_the_workspace_is_red_where_it_does_and_said() -> Non
 
 
 def test_the_board_says_what_is_followed_thought_and_done() -> None:
-    said = heard("The can is 12 cm left. Next: move over it.")
-    think(said, "The can is 4 cm left. Next: move over it.", decision=2, kept=9)
-    said.on_decision(2, "Pick up the can", 37.2, 0.0)
-    said.on_controller("executing", "", 0.0)
-    found = show(said)
+    reasoning_state = heard("The can is 12 cm left. Next: move over it.")
+    think(reasoning_state, "The can is 4 cm left. Next: move over it.", decision=2, kept=9)
+    reasoning_state.on_decision(2, "Pick up the can", 37.2, 0.0)
+    reasoning_state.on_controller("executing", "", 0.0)
+    found = show(reasoning_state)
     said_words = [sketch.text for sketch in found if sketch.kind is Kind.WORDS]
     assert said_words == [
         "Pick up the can",
@@ -323,10 +342,12 @@ def test_the_board_says_what_is_followed_thought_and_done() -> None:
 
 
 def test_a_complaint_of_the_controller_is_red_and_no_controller_is_said() -> None:
-    assert [s.text for s in named(show(Said()), "controller")] == ["no controller"]
-    said = Said()
-    said.on_controller("stopped: /clear_stop releases the arm", "The arm is stopped and holds.", 0.0)
-    words = named(show(said), "controller")
+    assert [s.text for s in named(show(ReasoningState()), "controller")] == ["no controller"]
+    reasoning_state = ReasoningState()
+    reasoning_state.on_controller(
+        "stopped: /clear_stop releases the arm", "The arm is stopped and holds.", 0.0
+    )
+    words = named(show(reasoning_state), "controller")
     assert [sketch.text for sketch in words] == [
         "stopped: /clear_stop releases the",
         "arm",
@@ -337,15 +358,15 @@ def test_a_complaint_of_the_controller_is_red_and_no_controller_is_said() -> Non
 
 @given(data=st.data())
 def test_rviz_never_grows_and_never_sees_a_name_twice(data: st.DataObject) -> None:
-    plans, keys = Plans(STYLE.past_plans, 0.04), set()
-    said = Said()
-    said.on_instruction(data.draw(texts))
+    plans, keys = PlannedPaths(STYLE.past_plans, 0.04), set()
+    reasoning_state = ReasoningState()
+    reasoning_state.on_instruction(data.draw(texts))
     for number in range(1, data.draw(st.integers(1, 12))):
         openings = data.draw(st.lists(st.floats(0, 0.08), min_size=10, max_size=10))
         plans.add(chunk(number, openings=openings, step_m=data.draw(st.floats(-0.1, 0.1))), START)
-        think(said, data.draw(texts), decision=number, kept=data.draw(st.integers(0, 3)))
-        said.on_controller(data.draw(texts), data.draw(texts), 0.0)
-        found = sketches(said, plans, STYLE)
+        think(reasoning_state, data.draw(texts), decision=number, kept=data.draw(st.integers(0, 3)))
+        reasoning_state.on_controller(data.draw(texts), data.draw(texts), 0.0)
+        found = sketches(reasoning_state, plans, STYLE)
         names = [(sketch.name, sketch.number) for sketch in found]
         assert len(set(names)) == len(names)
         assert all(np.isfinite(sketch.points).all() for sketch in found)

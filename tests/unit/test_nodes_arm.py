@@ -10,14 +10,14 @@ from geometry_msgs.msg import PoseStamped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvla.control.chunks import NS_PER_S
-from dtvla.control.motion import Pose
+from dtvla.control.action_chunk import NS_PER_S
+from dtvla.control.limits.motion import Pose
 from dtvla.control.robots import FR3, PANDA, ROBOTS, RobotLimits
 from dtvla.control.rotations import exp_rotation
-from dtvla.nodes.controller_setup import make_executor, make_follower, workspace
-from dtvla.nodes.guards import monotonic_tick
-from dtvla.nodes.messages import pose_from, pose_message
-from dtvla.nodes.parameters import CONTROLLER, Refusal, Settings, validate
+from dtvla.nodes.common.conversions import pose_from, pose_message
+from dtvla.nodes.common.parameters import CONTROLLER, Refusal, Settings, validate
+from dtvla.nodes.controller.controller_setup import make_executor, make_pose_servo, workspace
+from dtvla.nodes.controller.safety_monitor import monotonic_tick
 
 FRAME = "panda_link0"
 numbers = st.floats(-2.0, 2.0)
@@ -66,7 +66,7 @@ def test_the_defaults_with_a_robots_speeds_make_a_follower(robot: str) -> None:
         joint_limits=False,
         lockstep=False,
     )
-    assert not make_follower(settings, make_executor(settings)).engaged
+    assert not make_pose_servo(settings, make_executor(settings)).engaged
 
 
 @pytest.mark.parametrize("robot", [PANDA, FR3])
@@ -74,7 +74,7 @@ def test_a_speed_above_the_arms_own_is_refused_with_its_figure(robot: RobotLimit
     name = next(key for key, value in ROBOTS.items() if value is robot)
     settings = controller(robot=name, max_linear_velocity_m_s=robot.linear.velocity * 0.99)
     with pytest.raises(Refusal, match="'max_angular_velocity_rad_s' is 18 rad/s"):
-        make_follower(settings, make_executor(settings))
+        make_pose_servo(settings, make_executor(settings))
 
 
 def test_a_workspace_turned_inside_out_is_refused() -> None:

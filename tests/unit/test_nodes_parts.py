@@ -10,46 +10,46 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dtvla.control.cadence import Cadence
-from dtvla.nodes.console_view import Scene, episode_line, latency_line, panel, thought_line
-from dtvla.nodes.eyes import Eyes, Look
-from dtvla.nodes.goals import check_timeout
-from dtvla.nodes.instructions import checked
-from dtvla.nodes.parameters import Refusal
-from dtvla.nodes.policy_node import robots
-from dtvla.nodes.rates import RateLimit
-from dtvla.nodes.recorder_node import file_name
-from dtvla.nodes.worker import Discarded, Job, Worker
+from dtvla.control.replanning_rule import ReplanningRule
+from dtvla.evaluation.video import SIZE, Caption, EpisodeVideo, Painter
+from dtvla.nodes.common.instructions import checked
+from dtvla.nodes.common.parameters import Refusal
+from dtvla.nodes.common.rate_limit import RateLimit
+from dtvla.nodes.policy.image_synchroniser import ImageSynchroniser, SynchronisedImages
+from dtvla.nodes.policy.inference_thread import Discarded, InferenceRequest, InferenceThread
+from dtvla.nodes.policy.policy_node import robots
+from dtvla.nodes.policy.task_action_server import check_timeout
+from dtvla.nodes.recorder.recorder_node import file_name
+from dtvla.nodes.viewers.console_view import ConsoleState, episode_line, latency_line, panel, thought_line
 from dtvla.sim.env import raw_action
-from dtvla.sim.video import SIZE, Caption, EpisodeVideo, Painter
 
 PERIOD_NS = 50_000_000
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
-def eyes() -> Eyes:
-    return Eyes(("agentview", "wrist"), tolerance_s=0.01)
+def synchroniser() -> ImageSynchroniser:
+    return ImageSynchroniser(("agentview", "wrist"), tolerance_s=0.01)
 
 
 def test_a_look_needs_both_cameras_from_one_moment() -> None:
-    pair = eyes()
+    pair = synchroniser()
     assert pair.see("agentview", 0, PICTURE, 0.0) is None
     assert pair.see("wrist", PERIOD_NS, PICTURE, 0.0) is None  # a period apart
-    look = pair.see("agentview", PERIOD_NS - 5_000_000, PICTURE, 0.0)  # 5 ms apart
-    assert look is not None
-    assert look.stamp_ns == PERIOD_NS
-    assert set(look.pictures) == {"agentview", "wrist"}
+    observation = pair.see("agentview", PERIOD_NS - 5_000_000, PICTURE, 0.0)  # 5 ms apart
+    assert observation is not None
+    assert observation.stamp_ns == PERIOD_NS
+    assert set(observation.pictures) == {"agentview", "wrist"}
 
 
 def test_a_refused_picture_does_not_leave_an_old_one_in_its_place() -> None:
-    pair = eyes()
+    pair = synchroniser()
     pair.see("wrist", 0, PICTURE, 0.0)
     pair.drop("wrist")
     assert pair.see("agentview", 0, PICTURE, 0.0) is None
 
 
 def test_silent_cameras_are_counted_from_the_start_or_from_their_last_picture() -> None:
-    pair = eyes()
+    pair = synchroniser()
     pair.see("wrist", 0, PICTURE, now_s=11.0)
     assert pair.silent(now_s=11.5, timeout_s=2.0, since_s=10.0) == []
     assert pair.silent(now_s=12.5, timeout_s=2.0, since_s=10.0) == ["agentview"]
@@ -57,26 +57,26 @@ def test_silent_cameras_are_counted_from_the_start_or_from_their_last_picture() 
 
 
 def test_a_camera_that_repeats_one_picture_is_frozen_until_the_picture_changes() -> None:
-    pair = Eyes(("agentview", "wrist"), tolerance_s=0.01, frozen_after_s=1.0)
+    pair = ImageSynchroniser(("agentview", "wrist"), tolerance_s=0.01, frozen_after_s=1.0)
     rng = np.random.default_rng(0)
     for tick in range(40):
         stamp = tick * PERIOD_NS
         pair.see("agentview", stamp, rng.integers(0, 256, PICTURE.shape, np.uint8), 0.0)
-        look = pair.see("wrist", stamp, PICTURE, 0.0)
-        assert (look is None) == (pair.frozen() == ["wrist"]) == (stamp >= 1_000_000_000)
+        observation = pair.see("wrist", stamp, PICTURE, 0.0)
+        assert (observation is None) == (pair.frozen() == ["wrist"]) == (stamp >= 1_000_000_000)
     assert pair.see("wrist", 39 * PERIOD_NS, PICTURE + 1, 0.0) is not None
     assert pair.frozen() == []
 
 
 def test_pictures_may_stay_the_same_where_the_world_may_rest() -> None:
-    pair = eyes()
+    pair = synchroniser()
     for tick in range(400):
         pair.see("agentview", tick * PERIOD_NS, PICTURE, 0.0)
         assert pair.see("wrist", tick * PERIOD_NS, PICTURE, 0.0) is not None
 
 
 def test_cameras_that_never_show_one_moment_are_told_how_far_they_are_apart() -> None:
-    pair = eyes()
+    pair = synchroniser()
     for tick in range(60):
         pair.see("agentview", tick * PERIOD_NS, PICTURE, tick * 0.05)
         assert pair.see("wrist", tick * PERIOD_NS + 20_000_000, PICTURE, tick * 0.05) is None
@@ -98,32 +98,32 @@ def test_cameras_that_never_show_one_moment_are_told_how_far_they_are_apart() ->
     ],
 )
 def test_a_decision_is_due_once_per_interval_and_after_a_jump(last: int | None, now: int, due: bool) -> None:
-    assert Cadence(5 * PERIOD_NS, PERIOD_NS, last).due(now) == due
+    assert ReplanningRule(5 * PERIOD_NS, PERIOD_NS, last).due(now) == due
 
 
-def job(number: int, robot: str = "") -> Job:
-    return Job(robot, number, Look(0, {}), "Pick up the can", fresh=False)
+def request(number: int, robot: str = "") -> InferenceRequest:
+    return InferenceRequest(robot, number, SynchronisedImages(0, {}), "Pick up the can", fresh=False)
 
 
 def test_the_worker_forgets_a_discarded_job_and_takes_the_next() -> None:
     started, release, done = threading.Event(), threading.Event(), threading.Event()
     wanted: dict[int, bool] = {}
 
-    def work(jobs: list[tuple[Job, Discarded]]) -> None:
-        ((current, discarded),) = jobs
+    def work(requests: list[tuple[InferenceRequest, Discarded]]) -> None:
+        ((current, discarded),) = requests
         started.set()
         release.wait(10)
         wanted[current.decision_id] = not discarded()
         if current.decision_id == 2:
             done.set()
 
-    worker = Worker(work)
-    worker.submit(job(1))
+    worker = InferenceThread(work)
+    worker.submit(request(1))
     assert started.wait(10)
     assert worker.busy("")
     worker.discard("")
     assert not worker.busy("")
-    worker.submit(job(2))
+    worker.submit(request(2))
     release.set()
     assert done.wait(10)
     worker.close()
@@ -134,20 +134,20 @@ def test_robots_that_wait_while_others_decide_are_served_together() -> None:
     started, release, done = threading.Event(), threading.Event(), threading.Event()
     served: list[list[tuple[str, bool]]] = []
 
-    def work(jobs: list[tuple[Job, Discarded]]) -> None:
+    def work(requests: list[tuple[InferenceRequest, Discarded]]) -> None:
         started.set()
         release.wait(10)
-        served.append([(current.robot, not discarded()) for current, discarded in jobs])
+        served.append([(current.robot, not discarded()) for current, discarded in requests])
         if len(served) == 2:
             done.set()
 
-    worker = Worker(work)
-    worker.submit(job(1, "left"))
+    worker = InferenceThread(work)
+    worker.submit(request(1, "left"))
     assert started.wait(10)
-    worker.submit(job(2, "right"))
-    worker.submit(job(3, "third"))
+    worker.submit(request(2, "right"))
+    worker.submit(request(3, "third"))
     worker.discard("third")
-    worker.submit(job(4, "fourth"))
+    worker.submit(request(4, "fourth"))
     assert [worker.busy(name) for name in ("left", "right", "third")] == [True, True, False]
     release.set()
     assert done.wait(10)
@@ -157,7 +157,7 @@ def test_robots_that_wait_while_others_decide_are_served_together() -> None:
 
 def test_a_closed_worker_ends_its_thread() -> None:
     before = threading.active_count()
-    worker = Worker(lambda jobs: None)
+    worker = InferenceThread(lambda requests: None)
     worker.close()
     assert threading.active_count() == before
 
@@ -193,7 +193,7 @@ def test_a_good_instruction_loses_only_its_surrounding_blanks() -> None:
 
 
 def test_the_console_tells_task_thought_and_latency() -> None:
-    scene = Scene(
+    scene = ConsoleState(
         task="can",
         instruction="Pick up the can",
         seed=3,
@@ -218,10 +218,10 @@ def test_the_console_tells_task_thought_and_latency() -> None:
         assert words in text
     assert "controller_node: The arm is stopped." in text
     assert max(len(line) for line in text.splitlines()) <= 77
-    assert latency_line(Scene()) == ""
+    assert latency_line(ConsoleState()) == ""
     assert thought_line(scene) == "step  40/260  The can is 12 cm left. [140 ms]"
     assert episode_line(scene) == "Episode 2 (can, seed 3): Pick up the can"
-    ended = Scene(task="can", seed=3, episode=2, step=99, done=True, success=True)
+    ended = ConsoleState(task="can", seed=3, episode=2, step=99, done=True, success=True)
     assert episode_line(ended) == "Episode 2 (can, seed 3): solved after 99 steps."
 
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from dtvla.policy.bundle import Bundle, sealed
-from dtvla.policy.errors import BundleError
-from dtvla.policy.runner import Policy
+from dtvla.errors import BundleError
+from dtvla.policy.bundle.loading import Bundle, sealed
+from dtvla.policy.policy import Policy
 
 FILES = ("policy.json", "tokenizer.json", "vision.onnx", "decoder.onnx")
 

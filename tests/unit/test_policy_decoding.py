@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from dtvla.policy import decoding
-from dtvla.policy.backends import Logits
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.decoding import Chooser
-from dtvla.policy.drafts import Drafts
-from dtvla.policy.layout import NEVER, Bounds, TokenLayout
+from dtvla.policy.backends.protocol import Logits
+from dtvla.policy.bundle.loading import Bundle
+from dtvla.policy.decoding import Sampler
+from dtvla.policy.draft_lookup import Drafts
 from dtvla.policy.options import DECODINGS, DecisionOptions
-from dtvla.policy.runner import Policy
-from dtvla.policy.thinking import ThoughtLimits, ThoughtWriter
+from dtvla.policy.policy import Policy
+from dtvla.policy.speculative_decoding import ThoughtLimits, ThoughtWriter
+from dtvla.policy.token_layout import NEVER, Bounds, TokenLayout
 
 LAYOUT = TokenLayout(
     vocab_size=300, image=3, think=4, end_think=5, action=6, end_action=7,
@@ -47,7 +47,7 @@ class Script:
 
 def say(words, cap=100):
     backend = Script(words)
-    writer = ThoughtWriter(LAYOUT, Chooser(LAYOUT), ThoughtLimits(cap), Drafts(), 1.0, PROMPT, None)
+    writer = ThoughtWriter(LAYOUT, Sampler(LAYOUT), ThoughtLimits(cap), Drafts(), 1.0, PROMPT, None)
     return writer.write(backend), backend
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dtvla.policy.errors import PolicyInputError
+from dtvla.errors import PolicyInputError
 from dtvla.policy.images import Camera, ImageSpec, preprocess
 
 CAMERAS = (Camera("agentview"), Camera("wrist", 180))

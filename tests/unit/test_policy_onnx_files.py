@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dtvla.policy.bundle import MAX_MANIFEST_BYTES, REQUIRED, Bundle, file_digest, write_bundle
-from dtvla.policy.errors import BundleError
-from dtvla.policy.onnx_files import external_files
+from dtvla.errors import BundleError
+from dtvla.policy.bundle.loading import MAX_MANIFEST_BYTES, REQUIRED, Bundle, file_digest, write_bundle
+from dtvla.policy.bundle.onnx_files import external_files
 from dtvla.resources import resource
 
 

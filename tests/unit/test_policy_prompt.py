@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvla.policy.errors import PolicyInputError
+from dtvla.errors import PolicyInputError
 from dtvla.policy.prompt import (
     MAX_INSTRUCTION_CHARACTERS,
     THINKING_PREFIX,
@@ -14,7 +14,7 @@ from dtvla.policy.prompt import (
     prompt_ids,
 )
 from model_export.sample import byte_tokenizer, random_config
-from training.config import ModelConfig
+from training.model.config import ModelConfig
 
 TOKENIZER = byte_tokenizer()
 LAYOUT = ModelConfig.from_hf(random_config(TOKENIZER)).layout

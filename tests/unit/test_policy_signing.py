@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dtvla.policy.bundle import Bundle, sealed, write_bundle
-from dtvla.policy.errors import BundleError
-from dtvla.policy.runner import Policy
-from dtvla.policy.signing import KeyFileError, make_keys, sign
-from dtvla.policy.spec import SIGNATURE
+from dtvla.errors import BundleError
+from dtvla.policy.bundle.loading import Bundle, sealed, write_bundle
+from dtvla.policy.bundle.policy_spec import SIGNATURE
+from dtvla.policy.bundle.signing import KeyFileError, make_keys, sign
+from dtvla.policy.policy import Policy
 
 
 @pytest.fixture

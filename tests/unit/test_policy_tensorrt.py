@@ -10,13 +10,13 @@ import shutil
 import numpy as np
 import pytest
 
-from dtvla.policy.backends.device import gpu, libraries
+from dtvla.errors import BundleError
+from dtvla.policy.backends.cuda_device import gpu, libraries
 from dtvla.policy.backends.tensorrt import TensorRTBackend
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.errors import BundleError
-from dtvla.policy.layout import NEVER, Bounds
+from dtvla.policy.bundle.loading import Bundle
 from dtvla.policy.options import DecisionOptions
-from dtvla.policy.runner import Policy
+from dtvla.policy.policy import Policy
+from dtvla.policy.token_layout import NEVER, Bounds
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def bundle(random_bundle_path, tmp_path_factory):
         gpu(libraries().cuda)
     except BundleError as error:
         pytest.skip(str(error).split(". ")[0])
-    from model_export import engine
+    from model_export.engine import bundle_engines
 
     path = shutil.copytree(random_bundle_path, tmp_path_factory.mktemp("engines") / "bundle")
-    assert engine.main(path, timing_cache=path.parent / "timing") == 0
+    assert bundle_engines.main(path, timing_cache=path.parent / "timing") == 0
     assert (path.parent / "timing").stat().st_size > 0
     return path
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dtvla.nodes.parameters import SCHEMAS, Parameter
-from dtvla.ports import EVERY_NODE, LIFECYCLE, OWN
+from dtvla.bringup.ports import EVERY_NODE, LIFECYCLE, OWN
+from dtvla.nodes.common.parameters import SCHEMAS, Parameter
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "ros.md").read_text()
 

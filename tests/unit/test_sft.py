@@ -16,25 +16,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
 from dtvla.policy.decoding import act_one_by_one, prefill
-from dtvla.policy.layout import NEVER, Bounds
 from dtvla.policy.prompt import prompt_ids
-from training.augment import augment
-from training.batches import Changes, Collator
-from training.cached import TorchBackend
-from training.checkpoint import load_policy
-from training.checkpoints import Checkpoints, TrainingError
+from dtvla.policy.token_layout import NEVER, Bounds
 from training.collect import save_episode
-from training.data import DatasetError, Row
-from training.instructions import SENTENCES, in_other_words
-from training.lora import add_adapters, merged_weights
-from training.model import hybrid_mask
-from training.onednn import OneDnnLinear
-from training.settings import SettingsError, configs, load, parse
+from training.common.run_checkpoints import Checkpoints, TrainingError
+from training.common.settings import SettingsError, configs, load, parse
+from training.datasets.augment import augment
+from training.datasets.batches import Changes, Collator
+from training.datasets.paraphrases import SENTENCES, in_other_words
+from training.datasets.recorded_frames import DatasetError, RecordedRow
+from training.model.deepthinkvla import hybrid_mask
+from training.model.hf_checkpoint import load_policy
+from training.model.kv_cache_decoder import TorchBackend
+from training.model.lora import add_adapters, merged_weights
+from training.model.onednn import OneDnnLinear
 from training.sft.__main__ import run
 from training.sft.losses import compute_losses
-from training.sft.models import SMALL_PREFIX, make_learner
+from training.sft.models import SMALL_PREFIX, make_trainable_model
 from training.sft.optimisers import factor, freeze
 from training.sft.settings import DataSettings, ModelSettings, OptimiserSettings, Sft
 
@@ -182,15 +182,15 @@ def test_checkpoints_keep_the_newest_and_the_best(tmp_path: Path) -> None:
 
 
 def _collator(changes: Changes | None = None, *, one_by_one: bool = False) -> tuple[Collator, Any]:
-    learner = make_learner(ModelSettings(), 0)
+    learner = make_trainable_model(ModelSettings(), 0)
     layout = learner.model.config.layout
-    codec = ActionCodec(layout.bins, layout.action_begin, 1)
+    codec = ActionTokenizer(layout.bins, layout.action_begin, 1)
     normaliser = Normaliser(np.full(7, -1.0), np.full(7, 1.0), np.arange(7) < 6)
     arguments = learner.tokenizer, layout, codec, normaliser, SMALL_PREFIX, changes
     return Collator(*arguments, one_by_one=one_by_one), learner
 
 
-ROW = Row(np.zeros((2, 96, 96, 3), np.uint8), np.zeros((10, 7), np.float32), THOUGHT, TASK)
+ROW = RecordedRow(np.zeros((2, 96, 96, 3), np.uint8), np.zeros((10, 7), np.float32), THOUGHT, TASK)
 
 
 def test_a_dropped_thought_takes_the_thinking_prompt_with_it() -> None:
@@ -273,7 +273,7 @@ def test_adapters_begin_at_the_model_and_leave_no_trace(data: Path, tmp_path: Pa
         data, tmp_path, model=ModelSettings(lora_rank=2), optimiser=OptimiserSettings("adamw", 1e-2)
     )
     trainer = run(lora)
-    start = make_learner(ModelSettings(), lora.seed).model
+    start = make_trainable_model(ModelSettings(), lora.seed).model
     names = {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
     assert len(names) == 2 * 7 * start.config.text.layers
     model = load_policy(tmp_path / "last").model.train()
@@ -285,7 +285,7 @@ def test_adapters_begin_at_the_model_and_leave_no_trace(data: Path, tmp_path: Pa
     assert float(acting) == pytest.approx(float(merged), rel=1e-5)
     assert float(before) != pytest.approx(float(merged), rel=1e-3)
     assert torch.equal(model.decoder.embed_tokens.weight, start.decoder.embed_tokens.weight)
-    fresh = make_learner(ModelSettings(), lora.seed).model
+    fresh = make_trainable_model(ModelSettings(), lora.seed).model
     add_adapters(fresh.decoder, 2, 16.0, 1)
     assert furthest(merged_weights(dict(fresh.state_dict()), 8.0), dict(start.state_dict())) == 0
 
@@ -293,7 +293,7 @@ def test_adapters_begin_at_the_model_and_leave_no_trace(data: Path, tmp_path: Pa
 def test_onednn_multiplies_as_torch_does_and_keeps_the_names() -> None:
     found = []
     for flag in (False, True):
-        model = make_learner(ModelSettings(onednn=flag), 3).model
+        model = make_trainable_model(ModelSettings(onednn=flag), 3).model
         loss = compute_losses(
             model, _collator()[0].batch([ROW, replace(ROW, thought="Next: lift it.")]), 5.0
         ).loss
@@ -325,14 +325,14 @@ def test_rows_that_are_not_asked_for_change_nothing_behind_them() -> None:
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for flag in (False, True):
-        model = make_learner(ModelSettings(gradient_checkpointing=flag), 3).model
+        model = make_trainable_model(ModelSettings(gradient_checkpointing=flag), 3).model
         compute_losses(model, _collator()[0].batch([ROW]), 5.0).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert furthest(gradients[0], gradients[1]) < 1e-6
 
 
 def test_a_part_with_learning_rate_0_stays_as_it_is() -> None:
-    model = make_learner(ModelSettings(), 0).model
+    model = make_trainable_model(ModelSettings(), 0).model
     freeze(OptimiserSettings("adamw", 1e-3, vision_lr=0.0, projector_lr=1e-4), model)
     assert not any(p.requires_grad for p in model.vision_tower.parameters())
     assert all(p.requires_grad for p in model.multi_modal_projector.parameters())

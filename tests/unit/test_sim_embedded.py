@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvla.graph import default_bundle
-from dtvla.policy.runner import Policy
-from dtvla.sim.embedded import RECEPTACLES, SUITES, TASKS
+from dtvla.evaluation.runner import EvalOptions, evaluate
+from dtvla.policy.policy import Policy
+from dtvla.resources import default_bundle
 from dtvla.sim.env import IDLE_ACTION, SimEnv, list_tasks, upright
-from dtvla.sim.evaluation import EvalOptions, evaluate
-from dtvla.sim.expert import Expert, Phase
+from dtvla.sim.expert.scripted_expert import Expert, Phase
+from dtvla.sim.suites.embedded import RECEPTACLES, SUITES, TASKS
 from dtvla.sim.thoughts import (
     agreement,
     check_thought,

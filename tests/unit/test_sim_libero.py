@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtvla.sim import assets, embedded, libero_suites
+from dtvla.evaluation.results import Journal
+from dtvla.evaluation.runner import EvalOptions, evaluate
+from dtvla.sim import assets
 from dtvla.sim.env import SUITES, SimEnv, list_tasks
-from dtvla.sim.evaluation import EvalOptions, evaluate
-from dtvla.sim.jobs import NoJob, jobs
-from dtvla.sim.results import Journal
+from dtvla.sim.expert.pick_and_place import CannotPlan, pick_and_place_plans
+from dtvla.sim.suites import embedded, libero
 
 LIBERO = [suite for suite in SUITES if suite not in embedded.SUITES]
 
@@ -45,8 +46,8 @@ def test_a_suite_has_ten_tasks_with_the_references_step_limit_and_fifty_initial_
     assert [task.index for task in tasks] == list(range(10))
     assert {task.max_steps for task in tasks} == {steps}
     for task in tasks:
-        assert libero_suites.bddl_file(suite, task.name).is_file()
-        assert len(libero_suites.init_states(suite, task.name)) == 50
+        assert libero.bddl_file(suite, task.name).is_file()
+        assert len(libero.init_states(suite, task.name)) == 50
 
 
 def test_the_instruction_leaves_out_the_scene() -> None:
@@ -70,7 +71,7 @@ def saved(path: Path, value: Any) -> Path:
 
 def test_initial_states_are_read_as_one_matrix_of_numbers(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(3, 5))
-    assert (libero_suites.read_arrays(saved(tmp_path / "good", values)) == values).all()
+    assert (libero.read_arrays(saved(tmp_path / "good", values)) == values).all()
 
 
 @pytest.mark.parametrize(
@@ -89,15 +90,15 @@ def test_a_file_of_initial_states_that_holds_anything_else_is_refused(
     value: Any, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        libero_suites.read_arrays(saved(tmp_path / "bad", value))
+        libero.read_arrays(saved(tmp_path / "bad", value))
 
 
 def test_a_file_that_is_no_archive_or_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "torn").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(ValueError, match="torn is not a file of initial states"):
-        libero_suites.read_arrays(tmp_path / "torn")
+        libero.read_arrays(tmp_path / "torn")
     with pytest.raises(ValueError, match="do not exist"):
-        libero_suites.read_arrays(tmp_path / "gone")
+        libero.read_arrays(tmp_path / "gone")
 
 
 def _trajectories(seeds: list[int]) -> list[list[Any]]:
@@ -188,8 +189,8 @@ def test_the_picture_is_upright_far_from_the_robot_is_low_and_its_left_is_left(
 def _refused(suite: str, task: int) -> str:
     env = SimEnv(suite, task, render=False)
     try:
-        jobs(env, env.reset(0))
-    except NoJob as error:
+        pick_and_place_plans(env, env.reset(0))
+    except CannotPlan as error:
         return str(error)
     finally:
         env.close()

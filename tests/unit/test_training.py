@@ -6,16 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtvla.policy.codec import ActionCodec, Normaliser
-from dtvla.policy.layout import NEVER, SLOT, Bounds, allowed
-from training.batches import Collator
+from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
+from dtvla.policy.token_layout import NEVER, SLOT, Bounds, allowed
 from training.collect import save_episode
-from training.config import ModelConfig
-from training.data import DatasetError, load_frames
-from training.model import DeepThinkVLA, hybrid_mask
-from training.muon import orthogonalise
+from training.common.muon import orthogonalise
+from training.datasets.batches import Collator
+from training.datasets.recorded_frames import DatasetError, load_frames
+from training.datasets.tokenizer import train_tokenizer
+from training.model.config import ModelConfig
+from training.model.deepthinkvla import DeepThinkVLA, hybrid_mask
 from training.sft.models import SMALL_PREFIX, small_config
-from training.tokenizer import train_tokenizer
 
 
 @given(
@@ -115,7 +115,7 @@ def test_a_batch_supervises_thought_and_actions_and_nothing_else(recorded):
     raw = small_config(tokenizer.get_vocab_size())
     raw["prompt_end_token_id"] = tokenizer.encode(";\n", add_special_tokens=False).ids
     layout = ModelConfig.from_hf(raw).layout
-    codec = ActionCodec(layout.bins, layout.action_begin, 1)
+    codec = ActionTokenizer(layout.bins, layout.action_begin, 1)
     q01, q99 = np.full(7, -1.0), np.full(7, 1.0)
     normaliser = Normaliser(q01, q99, np.arange(7) < 6)
     batch = Collator(tokenizer, layout, codec, normaliser, SMALL_PREFIX).batch([frames.row(0), frames.row(9)])

@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 
 from training.datasets.episode import REASONING
 from training.datasets.errors import DatasetError
-from training.datasets.layout import NORM_STATS, V21, V30
-from training.datasets.reading import DatasetReader
+from training.datasets.lerobot.layout import NORM_STATS, V21, V30
+from training.datasets.lerobot.reading import DatasetReader
+from training.datasets.lerobot.stats import default_mask, write_norm_stats
+from training.datasets.lerobot.writing import DatasetWriter
 from training.datasets.recorded import CAMERAS, CONTROL_HZ, find_recordings, read_recording
-from training.datasets.stats import default_mask, write_norm_stats
-from training.datasets.writing import DatasetWriter
 
 _VERSIONS = {"v2": V21, "v3": V30}
 _Folder = Annotated[Path, tyro.conf.Positional]

@@ -12,15 +12,15 @@ import os
 
 from rich.console import Console
 
-from dtvla.policy.errors import BundleError
+from dtvla.errors import BundleError
+from dtvla.evaluation.worker_pool import EvaluationRefused
 from dtvla.sim.bootstrap import SimulatorUnavailable
-from dtvla.sim.pool import EvaluationRefused
-from training import parallel
-from training.checkpoint import CheckpointError
-from training.checkpoints import TrainingError
+from training.common import parallel
+from training.common.run_checkpoints import TrainingError
+from training.common.settings import parse
+from training.model.hf_checkpoint import CheckpointError
 from training.rl.loop import train
 from training.rl.settings import Rl
-from training.settings import parse
 
 
 def main(settings: Rl) -> int:

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dtvla.policy.runner import Decision, raw_actions
-from dtvla.policy.spec import PolicySpec
+from dtvla.evaluation.results import machine
+from dtvla.policy.bundle.policy_spec import PolicySpec
+from dtvla.policy.policy import Decision, raw_actions
 from dtvla.sim.env import list_tasks
-from dtvla.sim.results import machine
-from training.rl import playing
-from training.rl.settings import Evaluation, Rollout
-from training.rl.trajectory import Job, Trajectory
-from training.rl.workers import READY, Lost, Weights, Work, Workers
-from training.settings import parse
+from training.common.settings import parse
+from training.rl import rollouts
+from training.rl.settings import EvaluationSettings, RolloutSettings
+from training.rl.trajectory import RolloutJob, Trajectory
+from training.rl.workers import READY, Lost, RolloutWork, Weights, Workers
 from training.sft.bench import add_figures
 
 
@@ -42,7 +42,9 @@ class RlBench:
     episodes: int = 8  # of each way in a round
     rounds: int = 4
     output: Path | None = None  # JSON file for the figures; others in it stay
-    rollout: Rollout = field(default_factory=partial(Rollout, thought_tokens=64, first_seed=400_000))
+    rollout: RolloutSettings = field(
+        default_factory=partial(RolloutSettings, thought_tokens=64, first_seed=400_000)
+    )
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def measure(config: RlBench) -> Throughput:
     Raises:
         TrainingError: nothing can be played.
     """
-    work = Work(Path(config.checkpoint), config.rollout, Evaluation(), 0)
+    work = RolloutWork(Path(config.checkpoint), config.rollout, EvaluationSettings(), 0)
     tasks = config.rollout.tasks or tuple(info.index for info in list_tasks(config.rollout.suite))
     tasks = tasks[: config.rollout.workers]  # a worker builds the scene of its task once
     jobs = [
-        Job(tasks[i % len(tasks)], config.rollout.first_seed + i, 0, i)
+        RolloutJob(tasks[i % len(tasks)], config.rollout.first_seed + i, 0, i)
         for i in range(max(config.episodes, config.rollout.workers))
     ]
     with contextlib.closing(Workers(work)) as policies:
@@ -109,7 +111,9 @@ class _Timed(NamedTuple):
         return _Timed(*(sum(values) for values in zip(*parts, strict=True)))
 
 
-def _both(policies: Workers, simulators: Workers, jobs: Sequence[Job], number: int) -> tuple[_Timed, _Timed]:
+def _both(
+    policies: Workers, simulators: Workers, jobs: Sequence[RolloutJob], number: int
+) -> tuple[_Timed, _Timed]:
     """One round: the rollouts and the simulators alone, each of them first in every second one."""
     if number % 2:
         alone, rollouts = _timed(simulators, jobs), _timed(policies, jobs)
@@ -123,7 +127,7 @@ def _both(policies: Workers, simulators: Workers, jobs: Sequence[Job], number: i
     return rollouts, alone
 
 
-def _timed(crew: Workers, jobs: Sequence[Job]) -> _Timed:
+def _timed(crew: Workers, jobs: Sequence[RolloutJob]) -> _Timed:
     started = time.perf_counter()
     played = _played(crew.play(jobs))
     seconds = time.perf_counter() - started
@@ -137,31 +141,31 @@ def _played(results: Iterator[Trajectory | Lost]) -> list[Trajectory]:
 class _Repeating:
     """A `Player` that takes no time: the actions of a rollout, and a thought of tags."""
 
-    def __init__(self, spec: PolicySpec, done: dict[Job, list[NDArray[np.int16]]]) -> None:
+    def __init__(self, spec: PolicySpec, done: dict[RolloutJob, list[NDArray[np.int16]]]) -> None:
         layout = spec.layout
         self._thought = np.array([layout.think, layout.end_think, layout.action], np.int64)
         self._spec, self._done = spec, done
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: RolloutJob) -> None:
         self._rest = iter(self._done[job])
 
-    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> playing.Drawn:
+    def decide(self, images: dict[str, NDArray[np.uint8]], instruction: str) -> rollouts.Drawn:
         columns = next(self._rest).astype(np.int64)
         log_probs = np.zeros(len(columns) + len(self._thought), np.float32)
         return Decision(raw_actions(self._spec, columns), "", self._thought, False, {}), columns, log_probs
 
 
-def _simulate(done: dict[Job, list[NDArray[np.int16]]], work: Work, pipe: Connection) -> None:
+def _simulate(done: dict[RolloutJob, list[NDArray[np.int16]]], work: RolloutWork, pipe: Connection) -> None:
     """A worker without a policy."""
-    spec, tokenizer = playing.frame(work.folder)
-    stage, player = playing.Stage(work.rollout), _Repeating(spec, done)
-    prompt_of = playing.prompts(spec, tokenizer)
+    spec, tokenizer = rollouts.frame(work.folder)
+    environments, player = rollouts.RolloutEnvironments(work.rollout), _Repeating(spec, done)
+    prompt_of = rollouts.prompts(spec, tokenizer)
     pipe.send(READY)
     try:
         while True:
-            message: tuple[Job, Weights] = pipe.recv()
-            env = stage.env(message[0].task, work.rollout.max_steps)
-            pipe.send(playing.play(env, player, message[0], spec, prompt_of, work.rollout))
+            message: tuple[RolloutJob, Weights] = pipe.recv()
+            env = environments.env(message[0].task, work.rollout.max_steps)
+            pipe.send(rollouts.play(env, player, message[0], spec, prompt_of, work.rollout))
     except (EOFError, BrokenPipeError):
         return
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from dtvla.policy.images import ImageSpec, normalise
-from dtvla.policy.layout import TokenLayout
-from training.passes import Sequences
-from training.rl.trajectory import Move, Trajectory
+from dtvla.policy.token_layout import TokenLayout
+from training.model.sequence_forward import Sequences
+from training.rl.trajectory import DecisionStep, Trajectory
 
 
 @dataclass(frozen=True)
-class Batch:
+class DecisionBatch:
     """Some decisions as one right-padded batch (B decisions, L thought tokens, K action tokens)."""
 
     sequences: Sequences
@@ -25,12 +25,12 @@ class Batch:
     columns: Tensor  # [B, K]
     drawn: Tensor  # [B, L] which thought tokens were drawn
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> DecisionBatch:
         """The same on another device."""
         s = self.sequences
         moved = Sequences(*(x.to(device) for x in (s.ids, s.prefix_len, s.action_start, s.length)))
         rest = (x.to(device) for x in (self.pixels, self.thoughts, self.columns, self.drawn))
-        return Batch(moved, *rest)
+        return DecisionBatch(moved, *rest)
 
 
 class Decisions:
@@ -44,13 +44,13 @@ class Decisions:
         self.trajectories = list(trajectories)
         self.owner = np.array([i for i, t in enumerate(self.trajectories) for _ in t.moves], np.int64)
         self.number = np.array([k for t in self.trajectories for k in range(len(t.moves))], np.int64)
-        self.moves: list[Move] = [move for t in self.trajectories for move in t.moves]
+        self.moves: list[DecisionStep] = [move for t in self.trajectories for move in t.moves]
         self.longest = max((len(move.thought) for move in self.moves), default=1)
 
     def __len__(self) -> int:
         return len(self.moves)
 
-    def batch(self, index: Sequence[int], pad_to: int = 0) -> Batch:
+    def batch(self, index: Sequence[int], pad_to: int = 0) -> DecisionBatch:
         """Some decisions as the model reads them."""
         layout = self._layout
         tail = layout.action_block()[1:]
@@ -70,7 +70,7 @@ class Decisions:
         start = prefix + np.array([len(thought) for thought in closed]) - 1
         pixels = normalise(np.concatenate([move.pixels for move in moves]), self._image)
         columns = np.stack([move.columns for move in moves]).astype(np.int64)
-        return Batch(
+        return DecisionBatch(
             Sequences(*(torch.from_numpy(x) for x in (ids, prefix, start, length))),
             *(torch.from_numpy(x) for x in (pixels, thoughts, columns, drawn)),
         )

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dtvla.policy.images import ImageSpec
-from dtvla.policy.layout import TokenLayout
-from training import parallel, passes, rl_math
-from training.model import DeepThinkVLA
-from training.rl.decisions import Batch, Decisions, widened
-from training.rl.settings import Loss, Optimiser, Rollout
+from dtvla.policy.token_layout import TokenLayout
+from training.common import parallel
+from training.model import sequence_forward
+from training.model.deepthinkvla import DeepThinkVLA
+from training.rl import grpo
+from training.rl.decisions import DecisionBatch, Decisions, widened
+from training.rl.settings import LossSettings, RlOptimiserSettings, RolloutSettings
 from training.rl.trajectory import Trajectory
 
 
@@ -37,7 +39,12 @@ class Scorer(nn.Module):
     _banned: Tensor
 
     def __init__(
-        self, model: DeepThinkVLA, rollout: Rollout, settings: Optimiser, *, pads: bool = False
+        self,
+        model: DeepThinkVLA,
+        rollout: RolloutSettings,
+        settings: RlOptimiserSettings,
+        *,
+        pads: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -47,12 +54,14 @@ class Scorer(nn.Module):
         banned[torch.from_numpy(model.config.layout.banned())] = True
         self.register_buffer("_banned", banned, persistent=False)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [B, L + K] of drawn words and actions; 0 where no word is."""
         layout, sequences = self.model.config.layout, batch.sequences
         pixels = batch.pixels.to(self.model.multi_modal_projector.linear.weight.dtype)
         first = int(sequences.prefix_len.min()) - 1  # nobody asks for the prompts' rows before it
-        hidden = passes.hidden_states(self.model, sequences, pixels, reference_pads=self._pads, first=first)
+        hidden = sequence_forward.hidden_states(
+            self.model, sequences, pixels, reference_pads=self._pads, first=first
+        )
         offset = torch.arange(batch.thoughts.shape[1], device=hidden.device)
         last = hidden.shape[1] - 1
         rows = (sequences.prefix_len[:, None] - 1 - first + offset).clamp_max(last)
@@ -85,10 +94,12 @@ class Scorer(nn.Module):
 
     def _score(self, hidden_RH: Tensor, ids_R: Tensor, thought: bool) -> tuple[Tensor, Tensor]:
         if not thought:
-            return passes.log_probs(self.model.action_logits(hidden_RH), ids_R, self._temperatures[1])
+            return sequence_forward.log_probs(
+                self.model.action_logits(hidden_RH), ids_R, self._temperatures[1]
+            )
         logits = self.model.logits(hidden_RH).float() / self._temperatures[0]
         lowest = torch.finfo(logits.dtype).min / 2  # finite: its probability times itself is 0
-        return passes.log_probs(logits.masked_fill(self._banned, lowest), ids_R)
+        return sequence_forward.log_probs(logits.masked_fill(self._banned, lowest), ids_R)
 
 
 def _rows(hidden_BSH: Tensor, rows_BR: Tensor) -> Tensor:
@@ -112,7 +123,7 @@ class Update:
         return {name: value / max(1, self.steps) for name, value in self.sums.items()}
 
 
-class Learner:
+class GrpoLearner:
     """Updates a policy from trajectories.
 
     Args:
@@ -132,9 +143,9 @@ class Learner:
         optimiser: torch.optim.Optimizer,
         layout: TokenLayout,
         image: ImageSpec,
-        loss: Loss,
-        settings: Optimiser,
-        rollout: Rollout,
+        loss: LossSettings,
+        settings: RlOptimiserSettings,
+        rollout: RolloutSettings,
         reference: Scorer | None = None,
     ) -> None:
         self.scorer, self.optimiser, self.reference = scorer, optimiser, reference
@@ -149,7 +160,7 @@ class Learner:
         format_ok = decisions.by_trajectory(decisions.well_formed())
         inside = decisions.by_trajectory(decisions.mask(after_end=faults.thought_after_end)[:, 0].float())
         exists = decisions.by_trajectory(torch.ones(len(decisions)))
-        scores = rl_math.trajectory_scores(
+        scores = grpo.trajectory_scores(
             success,
             format_ok,
             exists if faults.unmasked_scores else inside,
@@ -157,9 +168,7 @@ class Learner:
             self._loss.format_coef,
         )
         group = torch.tensor([t.job.draw for t in trajectories])
-        return rl_math.advantages(
-            scores, group, scale=self._loss.scale_advantages, lone_score=faults.lone_score
-        )
+        return grpo.advantages(scores, group, scale=self._loss.scale_advantages, lone_score=faults.lone_score)
 
     @torch.no_grad()
     def log_probs(self, decisions: Decisions, scorer: Scorer | None = None) -> tuple[Tensor, Tensor]:
@@ -258,7 +267,7 @@ class Learner:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         settings = self._loss
         log_prob = torch.where(mask, log_prob, old)  # what is not drawn is not weighed, and gives no NaN
-        loss = rl_math.policy_loss(
+        loss = grpo.policy_loss(
             old,
             log_prob,
             advantages.expand_as(log_prob),
@@ -270,7 +279,7 @@ class Learner:
         per_token = loss.per_token - settings.entropy_coef * entropy
         penalty = torch.zeros_like(log_prob)
         if reference is not None:
-            penalty = rl_math.kl_penalty(log_prob, torch.where(mask, reference, old), settings.kl_kind)
+            penalty = grpo.kl_penalty(log_prob, torch.where(mask, reference, old), settings.kl_kind)
             per_token = per_token + settings.kl_coef * penalty
         count = mask.sum()
         total = (per_token * mask * weights).sum()
@@ -288,7 +297,7 @@ class Learner:
         counts[chosen] = mask[chosen].sum(1).float()
         members = len(np.unique(decisions.owner[chosen]))
         totals = parallel.total(torch.tensor([counts.sum().item(), float(members)], dtype=torch.float64))
-        table = rl_math.token_weights(
+        table = grpo.token_weights(
             decisions.by_trajectory(counts),
             self._loss.aggregation,
             trajectories=int(totals[1]),

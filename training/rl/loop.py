@@ -17,21 +17,28 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
-from dtvla.sim.evaluation import plan
-from dtvla.sim.results import EvalOptions, wilson
-from training import parallel
-from training.checkpoint import load_policy, resolve, save_policy
-from training.checkpoints import Checkpoints, TrainingError, full_weights, load_trainer, save_trainer, writing
-from training.model import DeepThinkVLA
-from training.onednn import use_onednn
-from training.rl.gathering import Gathered, Prompts, Store, gather
-from training.rl.learner import Learner, Scorer
+from dtvla.evaluation.results import EvalOptions, wilson
+from dtvla.evaluation.runner import plan
+from training.common import parallel
+from training.common.run_checkpoints import (
+    Checkpoints,
+    TrainingError,
+    full_weights,
+    load_trainer,
+    save_trainer,
+    writing,
+)
+from training.model.deepthinkvla import DeepThinkVLA
+from training.model.hf_checkpoint import load_policy, resolve, save_policy
+from training.model.onednn import use_onednn
+from training.rl.group_sampling import InitialStates, RolloutStore, SampledGroups, sample_groups
+from training.rl.learner import GrpoLearner, Scorer
 from training.rl.settings import Rl, essence
-from training.rl.trajectory import Job, Trajectory
-from training.rl.workers import Rollouts, Weights, Work, Workers
+from training.rl.trajectory import RolloutJob, Trajectory
+from training.rl.workers import Rollouts, RolloutWork, Weights, Workers
 
 RUN, BEST = "run.json", "best.json"
-Make = Callable[[Work], Rollouts]
+Make = Callable[[RolloutWork], Rollouts]
 
 
 class Run:
@@ -53,11 +60,11 @@ class Run:
         self._synced = 0  # the iteration whose weights the workers have
         self.learner = self._learner()
         self._resume()
-        self._prompts = Prompts(settings.rollout, settings.seed)
+        self._prompts = InitialStates(settings.rollout, settings.seed)
         precision = settings.optimiser.precision
-        work = Work(self.folder, settings.rollout, settings.evaluation, settings.seed, precision)
+        work = RolloutWork(self.folder, settings.rollout, settings.evaluation, settings.seed, precision)
         self.rollouts = (make or _maker(settings))(work)
-        self._store = Store(rollout_folder(settings)) if settings.keep_rollouts else None
+        self._store = RolloutStore(rollout_folder(settings)) if settings.keep_rollouts else None
         self._evaluation = evaluation_jobs(settings)
         self.tell: Callable[[str], object] = lambda words: None  # what is going on, for whoever waits
 
@@ -70,7 +77,7 @@ class Run:
         """One iteration: rollouts, updates. Returns what is logged."""
         settings, started = self.settings, time.monotonic()
         self.sync()
-        gathered = gather(
+        gathered = sample_groups(
             self.rollouts,
             self._prompts,
             settings.rollout,
@@ -153,7 +160,7 @@ class Run:
         """Ends the workers."""
         self.rollouts.close()
 
-    def _learner(self) -> Learner:
+    def _learner(self) -> GrpoLearner:
         settings = self.settings
         model = prepared(self.policy.model, settings)
         scorer = _scorer(model, settings)
@@ -166,7 +173,7 @@ class Run:
         reference = None
         if settings.loss.kl_coef:
             reference = _scorer(load_policy(self.folder).model.requires_grad_(False), settings)
-        return Learner(
+        return GrpoLearner(
             scorer,
             optimiser,
             self.policy.spec.layout,
@@ -217,7 +224,7 @@ class Run:
         rest = {"iteration": self.iteration, "next_draw": self.next_draw}
         save_trainer(folder, self.learner.scorer, [self.learner.optimiser], rest)
 
-    def _told(self, so_far: Gathered) -> None:
+    def _told(self, so_far: SampledGroups) -> None:
         self.tell(
             f"iteration {self.iteration + 1}: {so_far.rollouts} rollouts, {so_far.successes} solved, "
             f"{so_far.groups} of {self.settings.rollout.prompts} groups kept"
@@ -226,7 +233,7 @@ class Run:
     def _well_formed(self, found: Trajectory) -> int:
         return sum(move.well_formed(self.policy.spec.layout) for move in found.moves)
 
-    def _figures(self, gathered: Gathered) -> dict[str, float]:
+    def _figures(self, gathered: SampledGroups) -> dict[str, float]:
         sums = parallel.total(
             torch.tensor(
                 [
@@ -304,7 +311,7 @@ def learning_rate(settings: Rl, iteration: int) -> float:
     return own.lr * (own.final_lr + (1 - own.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def evaluation_jobs(settings: Rl) -> list[Job]:
+def evaluation_jobs(settings: Rl) -> list[RolloutJob]:
     """The greedy episodes, planned as `dtvla eval` plans them.
 
     Raises:
@@ -320,7 +327,7 @@ def evaluation_jobs(settings: Rl) -> list[Job]:
         variation=rollout.variation,
     )
     try:
-        return [Job(task, seed, greedy=True) for task, seed in plan(options)]
+        return [RolloutJob(task, seed, greedy=True) for task, seed in plan(options)]
     except ValueError as error:
         raise TrainingError(f"evaluation: {error}") from None
 
@@ -356,7 +363,7 @@ def _scorer(model: DeepThinkVLA, settings: Rl) -> Scorer:
 def _maker(settings: Rl) -> Make:
     if not settings.rollout.ray:
         return Workers
-    from training.rl.on_ray import crew
+    from training.rl.ray_rollouts import crew
 
     return crew
 

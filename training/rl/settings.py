@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dtvla.sim.variations import Variation
-from training.rl_math import Aggregation, KlKind
+from dtvla.sim.perturbations.perturbation import Variation
+from training.rl.grpo import Aggregation, KlKind
 
 
 @dataclass(frozen=True)
-class Rollout:
+class RolloutSettings:
     """How experience is gathered. A prompt is one (task, seed): the same first state for its whole group."""
 
     suite: str = "embedded"
     tasks: tuple[int, ...] = ()  # empty: all of the suite
-    variation: str = ""  # how the world differs, also in the evaluation: light:2 (`dtvla.sim.variations`)
+    variation: str = (
+        ""  # how the world differs, also in the evaluation: light:2 (`dtvla.sim.perturbations.perturbation`)
+    )
     first_seed: int = 0  # of each task; in LIBERO's suites seeds are the fixed initial states
     seeds: int = 50  # per task
     prompts: int = 64  # groups of an iteration, over all processes
@@ -58,7 +60,7 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Faults:
+class FaultSettings:
     """What the reference does wrong, to be compared with. All are mended by default."""
 
     visible_pads: bool = False  # log-probabilities are those of a policy that sees its padding
@@ -69,7 +71,7 @@ class Faults:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossSettings:
     """What is optimised."""
 
     acc_coef: float = 1.0  # reward of success
@@ -83,11 +85,11 @@ class Loss:
     kl_kind: KlKind = "low_var_kl"
     entropy_coef: float = 0.0
     recompute_old: bool = False  # old log-probabilities from the learner's arithmetic, not the rollout's
-    faults: Faults = field(default_factory=Faults)
+    faults: FaultSettings = field(default_factory=FaultSettings)
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class RlOptimiserSettings:
     """How the loss is optimised."""
 
     lr: float = 2e-6
@@ -103,14 +105,14 @@ class Optimiser:
     train_projector: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False  # activations of layers: less memory, one more pass
-    onednn: bool = False  # multiply float32 matrices by oneDNN on a CPU (`training.onednn`)
+    onednn: bool = False  # multiply float32 matrices by oneDNN on a CPU (`training.model.onednn`)
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "mini_batch", "micro_batch", "head_rows")
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationSettings:
     """Greedy episodes with the code of `dtvla eval`."""
 
     every: int = 4  # iterations; 0: never
@@ -136,10 +138,10 @@ class Rl:
     save_every: int = 1
     keep: int = 2  # newest checkpoints that stay; the best stays too
     keep_rollouts: bool = True  # of the running iteration, so that a killed one need not begin anew
-    rollout: Rollout = field(default_factory=Rollout)
-    loss: Loss = field(default_factory=Loss)
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    optimiser: RlOptimiserSettings = field(default_factory=RlOptimiserSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
         _positive(self, "iterations", "threads", "save_every", "keep")

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.policy.decoding import is_complete
-from dtvla.policy.layout import TokenLayout
+from dtvla.policy.token_layout import TokenLayout
 
 
-class Job(NamedTuple):
+class RolloutJob(NamedTuple):
     """One episode to play. Equal jobs with equal weights give equal episodes."""
 
     task: int
@@ -26,7 +26,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Move:
+class DecisionStep:
     """One decision of an episode.
 
     `thought` are the ids that were drawn; one that the cap has cut is closed with tags that nobody drew.
@@ -55,9 +55,9 @@ class Move:
 class Trajectory:
     """One episode. `finish_step` is the number of steps until success, or of all steps."""
 
-    job: Job
+    job: RolloutJob
     prompt: NDArray[np.int64]  # [n]
-    moves: tuple[Move, ...]
+    moves: tuple[DecisionStep, ...]
     execute_steps: int  # actions executed of each decision
     finish_step: int
     success: bool
@@ -78,7 +78,7 @@ _NUMBERS = ("execute_steps", "finish_step", "success", "seconds", "version")
 def save(path: Path, trajectories: Sequence[Trajectory]) -> None:
     """Writes trajectories to one .npz, which appears when it is whole."""
     arrays: dict[str, Any] = {
-        "jobs": np.array([t.job for t in trajectories], np.int64).reshape(-1, len(Job._fields)),
+        "jobs": np.array([t.job for t in trajectories], np.int64).reshape(-1, len(RolloutJob._fields)),
         "prompts": _joined([t.prompt for t in trajectories], np.int64),
         "prompt_lengths": np.array([len(t.prompt) for t in trajectories], np.int64),
         "moves": np.array([len(t.moves) for t in trajectories], np.int64),
@@ -111,7 +111,7 @@ def load(path: Path) -> list[Trajectory]:
         cuts = np.cumsum(arrays["lengths"])[:-1]
         ragged = {name: np.split(arrays[name], cuts) for name in _RAGGED}
         moves = [
-            Move(
+            DecisionStep(
                 arrays["pixels"][i],
                 ragged["thought"][i],
                 arrays["columns"][i],
@@ -123,7 +123,7 @@ def load(path: Path) -> list[Trajectory]:
         ends = np.cumsum(arrays["moves"])
         return [
             Trajectory(
-                Job(int(job[0]), int(job[1]), int(job[2]), int(job[3]), bool(job[4])),
+                RolloutJob(int(job[0]), int(job[1]), int(job[2]), int(job[3]), bool(job[4])),
                 prompts[i],
                 tuple(moves[end - count : end]),
                 int(arrays["execute_steps"][i]),

@@ -3,7 +3,7 @@
 Each worker decides for itself, with one thread of the runtime that evaluates too: nobody waits for anybody,
 an episode is the same whoever plays it and whatever else runs (a batch's arithmetic depends on who shares
 it, in the last bits), and a worker that dies takes one episode with it. Batched servers pay where a pass
-waits for the weights, on a GPU: `training.rl.on_ray`.
+waits for the weights, on a GPU: `training.rl.ray_rollouts`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from safetensors.torch import load_file
 
-from dtvla.policy.backends import Backend
+from dtvla.evaluation.work_queue import MOST_DEATHS, WorkQueue
+from dtvla.evaluation.worker_pool import WorkerProcess
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
-from dtvla.policy.runner import Policy
-from dtvla.sim.dealer import MOST_DEATHS, Dealer
-from dtvla.sim.pool import Worker
-from training.cached import TorchBackend
-from training.checkpoint import load_policy
-from training.checkpoints import TrainingError
-from training.graphs import Graphs
-from training.model import DeepThinkVLA
-from training.rl import playing
-from training.rl.settings import Evaluation, Rollout
-from training.rl.trajectory import Job, Trajectory
+from dtvla.policy.backends.protocol import Backend
+from dtvla.policy.policy import Policy
+from training.common.exported_graphs import Graphs
+from training.common.run_checkpoints import TrainingError
+from training.model.deepthinkvla import DeepThinkVLA
+from training.model.hf_checkpoint import load_policy
+from training.model.kv_cache_decoder import TorchBackend
+from training.rl import rollouts
+from training.rl.settings import EvaluationSettings, RolloutSettings
+from training.rl.trajectory import RolloutJob, Trajectory
 
 START_TIMEOUT_S = 600.0  # imports and a large checkpoint, before an episode's own time begins
 READY = "ready"
@@ -52,17 +52,17 @@ class Weights:
 class Lost:
     """An episode that could not be played to its end, and why."""
 
-    job: Job
+    job: RolloutJob
     reason: str
 
 
 @dataclass(frozen=True)
-class Work:
+class RolloutWork:
     """What a worker must know to play."""
 
     folder: Path  # of the checkpoint
-    rollout: Rollout
-    evaluation: Evaluation
+    rollout: RolloutSettings
+    evaluation: EvaluationSettings
     seed: int  # of the run
     precision: Literal["fp32", "bf16"] = "fp32"  # of the policy
     graphs: Path | None = None  # of the checkpoint, for ONNX Runtime; None decides in torch
@@ -80,7 +80,7 @@ class Rollouts(Protocol):
         """From now on episodes are decided with these weights."""
         ...
 
-    def play(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
+    def play(self, jobs: Sequence[RolloutJob]) -> Iterator[Trajectory | Lost]:
         """Plays all jobs; yields them as they end.
 
         Raises:
@@ -93,15 +93,15 @@ class Rollouts(Protocol):
         ...
 
 
-class LocalPlayer:
+class LocalRolloutPolicy:
     """Decides in this process, as one robot does.
 
     Args:
         work: the run.
     """
 
-    def __init__(self, work: Work) -> None:
-        self.spec, self.tokenizer = playing.frame(work.folder)
+    def __init__(self, work: RolloutWork) -> None:
+        self.spec, self.tokenizer = rollouts.frame(work.folder)
         self._seed = work.seed
         self._model: DeepThinkVLA | None = None
         backend: Backend
@@ -110,9 +110,9 @@ class LocalPlayer:
             backend = TorchBackend(self._model, self.spec.cache_length)
         else:
             backend = self._opened(work.graphs)
-        bundle = playing.as_bundle(work.folder, self.spec, self.tokenizer)
-        self._chooser = playing.chooser(self.spec.layout, work.rollout)
-        self._drawing = Policy(bundle, backend, playing.drawing(work.rollout), self._chooser)
+        bundle = rollouts.as_bundle(work.folder, self.spec, self.tokenizer)
+        self._sampler = rollouts.sampler(self.spec.layout, work.rollout)
+        self._drawing = Policy(bundle, backend, rollouts.drawing(work.rollout), self._sampler)
         self._greedy = Policy(bundle, backend)
         self._policy = self._drawing
 
@@ -128,27 +128,27 @@ class LocalPlayer:
     def _opened(self, graphs: Path) -> OnnxRuntimeBackend:
         return OnnxRuntimeBackend(graphs, replace(self.spec, precision="fp32"), threads=1)
 
-    def begin(self, job: Job) -> None:
-        self._chooser.begin(playing.draw_seed(self._seed, job))
+    def begin(self, job: RolloutJob) -> None:
+        self._sampler.begin(rollouts.draw_seed(self._seed, job))
         self._policy = self._greedy if job.greedy else self._drawing
         self._policy.reset()
 
-    def decide(self, images: dict[str, Any], instruction: str) -> playing.Drawn:
+    def decide(self, images: dict[str, Any], instruction: str) -> rollouts.Drawn:
         decision = self._policy.decide(images, instruction)
-        return (decision, *self._chooser.take())
+        return (decision, *self._sampler.take())
 
 
-class Actor:
+class RolloutActor:
     """One simulator with its policy: what a worker process is made of."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: RolloutWork) -> None:
         torch.set_num_threads(1)
         self._work, self._version = work, 0
-        self._player = LocalPlayer(work)
-        self._stage = playing.Stage(work.rollout)
-        self._prompt_of = playing.prompts(self._player.spec, self._player.tokenizer)
+        self._player = LocalRolloutPolicy(work)
+        self._environments = rollouts.RolloutEnvironments(work.rollout)
+        self._prompt_of = rollouts.prompts(self._player.spec, self._player.tokenizer)
 
-    def play(self, job: Job, weights: Weights) -> Trajectory | Lost:
+    def play(self, job: RolloutJob, weights: Weights) -> Trajectory | Lost:
         """One episode; what breaks it costs no other."""
         try:
             if weights.version != self._version:
@@ -156,16 +156,16 @@ class Actor:
                 self._player.load(weights.file)
                 self._version = weights.version
             limit = self._work.evaluation.max_steps if job.greedy else self._work.rollout.max_steps
-            env, rollout = self._stage.env(job.task, limit), self._work.rollout
-            played = playing.play(env, self._player, job, self._player.spec, self._prompt_of, rollout)
+            env, settings = self._environments.env(job.task, limit), self._work.rollout
+            played = rollouts.play(env, self._player, job, self._player.spec, self._prompt_of, settings)
             return replace(played, version=self._version)
         except Exception as error:  # of the simulator, of the policy: one broken episode
-            self._stage.close()
+            self._environments.close()
             return Lost(job, f"{type(error).__name__}: {error}")
 
 
 @dataclass
-class _Worker(Worker):
+class _Worker(WorkerProcess):
     """One that stays, with the end of our patience with what it plays."""
 
     end_timeout_s: ClassVar[float] = 10.0
@@ -183,7 +183,10 @@ class Workers:
     """
 
     def __init__(
-        self, work: Work, target: Callable[[Work, Connection], None] | None = None, start: str = "spawn"
+        self,
+        work: RolloutWork,
+        target: Callable[[RolloutWork, Connection], None] | None = None,
+        start: str = "spawn",
     ) -> None:
         self._work, self._target = work, target or _worker
         self._graphs = Graphs(work.folder) if target is None and work.precision == "fp32" else None
@@ -197,12 +200,12 @@ class Workers:
             weights = replace(weights, file=self._graphs.fitted(weights.file))
         self._weights = weights
 
-    def play(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
+    def play(self, jobs: Sequence[RolloutJob]) -> Iterator[Trajectory | Lost]:
         """See `Rollouts.play`."""
         waiting = list(jobs)
         for attempt in range(1 + self._work.rollout.retries):
             last = attempt == self._work.rollout.retries
-            again: list[Job] = []
+            again: list[RolloutJob] = []
             for result in self._round(waiting):
                 if isinstance(result, Lost) and not last:
                     again.append(result.job)
@@ -215,17 +218,17 @@ class Workers:
         for worker in self._crew.values():
             worker.process.terminate()
         for number in list(self._crew):
-            self._crew.pop(number).dismiss()
+            self._crew.pop(number).end()
         if self._graphs:
             self._graphs.close()
 
-    def _round(self, jobs: Sequence[Job]) -> Iterator[Trajectory | Lost]:
+    def _round(self, jobs: Sequence[RolloutJob]) -> Iterator[Trajectory | Lost]:
         """Plays every job once."""
-        dealer = Dealer((job.task, index) for index, job in enumerate(jobs))
+        queue = WorkQueue((job.task, index) for index, job in enumerate(jobs))
         busy: set[int] = set()
         try:
-            for number in range(min(self._work.rollout.workers, len(dealer))):
-                self._deal(number, dealer, jobs, busy)
+            for number in range(min(self._work.rollout.workers, len(queue))):
+                self._deal(number, queue, jobs, busy)
             while busy:
                 for number in self._ended(busy):
                     result = self._receive(number)
@@ -238,32 +241,34 @@ class Workers:
                         raise result
                     busy.discard(number)
                     if isinstance(result, str):
-                        self._crew.pop(number).dismiss()
-                        lost = dealer.died(number)
+                        self._crew.pop(number).end()
+                        lost = queue.died(number)
                         if lost is not None:
                             yield Lost(jobs[lost[1]], f"The worker {result}.")
-                        if dealer.hopeless:
+                        if queue.hopeless:
                             raise TrainingError(
                                 f"{MOST_DEATHS} rollout workers ended one after the other without an "
                                 f"episode; the last one {result}. See the messages above."
                             )
                     else:
-                        dealer.ended(number)
+                        queue.ended(number)
                         yield result
-                    self._deal(number, dealer, jobs, busy)
+                    self._deal(number, queue, jobs, busy)
         finally:
             for number in busy:  # nobody waits for these any more
                 self._crew[number].process.kill()
-                self._crew.pop(number).dismiss()
+                self._crew.pop(number).end()
 
-    def _deal(self, number: int, dealer: Dealer, jobs: Sequence[Job], busy: set[int]) -> None:
+    def _deal(self, number: int, queue: WorkQueue, jobs: Sequence[RolloutJob], busy: set[int]) -> None:
         """Gives a worker its next episode, and makes the worker first when there is none."""
-        pair = dealer.deal(number)
+        pair = queue.deal(number)
         if pair is None:
             return
         if number not in self._crew:
             graphs = self._graphs.exported() if self._graphs else None
-            self._crew[number] = _Worker.hire(self._context, self._target, replace(self._work, graphs=graphs))
+            self._crew[number] = _Worker.start(
+                self._context, self._target, replace(self._work, graphs=graphs)
+            )
         worker = self._crew[number]
         worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
         if not worker.ready:
@@ -291,14 +296,14 @@ class Workers:
             received: Trajectory | Lost | TrainingError = worker.pipe.recv()
             return received
         except (EOFError, OSError):
-            return worker.fate()
+            return worker.how_it_ended()
 
 
-def _worker(work: Work, pipe: Connection) -> None:
+def _worker(work: RolloutWork, pipe: Connection) -> None:
     """A worker's process: takes jobs from the pipe and puts trajectories into it, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the learner, which then ends us
     try:
-        actor = Actor(work)
+        actor = RolloutActor(work)
     except (ValueError, RuntimeError, OSError) as error:
         pipe.send(TrainingError(str(error)))
         return

@@ -19,11 +19,11 @@ from dataclasses import asdict
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from training import parallel
-from training.checkpoint import CheckpointError
-from training.checkpoints import TrainingError
+from training.common import parallel
+from training.common.run_checkpoints import TrainingError
+from training.common.settings import parse
 from training.datasets.errors import DatasetError
-from training.settings import parse
+from training.model.hf_checkpoint import CheckpointError
 from training.sft.closed_loop import best_share, score
 from training.sft.estimate import estimate, table
 from training.sft.settings import Sft

@@ -29,17 +29,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from dtvla.policy.layout import SLOT
-from dtvla.sim.results import machine
-from training.batches import Collator, Row
-from training.checkpoint import save_model
-from training.commands import torchrun
-from training.config import ModelConfig
-from training.model import DeepThinkVLA, hybrid_mask
+from dtvla.evaluation.results import machine
+from dtvla.policy.token_layout import SLOT
+from training.common.commands import torchrun
+from training.datasets.batches import Collator, TrainingRow
+from training.datasets.tokenizer import train_tokenizer
+from training.model.config import ModelConfig
+from training.model.deepthinkvla import DeepThinkVLA, hybrid_mask
+from training.model.hf_checkpoint import save_model
 from training.sft.models import SMALL_PREFIX, initialise, small_config
 from training.sft.settings import DataSettings, ModelSettings, OptimiserSettings, Sft
 from training.sft.trainer import Trainer
-from training.tokenizer import train_tokenizer
 
 Way = Literal["ours", "trainer"]
 CHILD = "--child"  # how this measurement starts its own processes
@@ -140,7 +140,7 @@ class Rows(torch.utils.data.IterableDataset[Any]):
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self._trainer, self._steps = trainer, steps
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TrainingRow]:
         for step in range(self._steps):
             yield from self._trainer.source.take(step, self._trainer.config.batch)[0]
 

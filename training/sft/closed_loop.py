@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dtvla.evaluation.results import EpisodeResult, EvalOptions
+from dtvla.evaluation.runner import evaluate
 from dtvla.policy.options import Decoding
-from dtvla.sim.evaluation import evaluate
-from dtvla.sim.results import EpisodeResult, EvalOptions
-from training.graphs import export
+from training.common.exported_graphs import export
 from training.sft.settings import LoopSettings
 
 RECORD, SCORE = "closed_loop.jsonl", "closed_loop.json"

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from training.config import ModelConfig
+from training.model.config import ModelConfig
 from training.sft.models import part_of
 from training.sft.settings import Sft
 

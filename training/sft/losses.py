@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtvla.policy.layout import TokenLayout
-from training.batches import Batch
-from training.model import hybrid_mask
+from dtvla.policy.token_layout import TokenLayout
+from training.datasets.batches import TrainingBatch
+from training.model.deepthinkvla import hybrid_mask
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def token_weights(targets: Tensor, layout: TokenLayout, thought_weight: float) -
     return torch.where(is_action, 1.0, thought_weight)
 
 
-def compute_losses(model: nn.Module, batch: Batch, thought_weight: float) -> Losses:
+def compute_losses(model: nn.Module, batch: TrainingBatch, thought_weight: float) -> Losses:
     """One hybrid pass over whole sequences and the cross entropy of everything behind the prompt.
 
     Only supervised rows meet the head: a third of the sequence, and the head is the widest matrix.

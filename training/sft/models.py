@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dtvla.policy.prompt import THINKING_PREFIX
-from training import parallel
-from training.checkpoint import load_model, read_config, read_json, read_tokenizer, resolve
-from training.config import ModelConfig
-from training.lora import add_adapters
-from training.model import DeepThinkVLA
-from training.onednn import use_onednn
+from training.common import parallel
+from training.datasets.tokenizer import train_tokenizer
+from training.model.config import ModelConfig
+from training.model.deepthinkvla import DeepThinkVLA
+from training.model.hf_checkpoint import load_model, read_config, read_json, read_tokenizer, resolve
+from training.model.lora import add_adapters
+from training.model.onednn import use_onednn
 from training.sft.settings import ModelSettings
-from training.tokenizer import train_tokenizer
 
 BINS = 256
 SMALL_PREFIX = "Think, then act. "  # shorter than the published one: fewer tokens in every sequence
@@ -26,7 +26,7 @@ IMAGE_PX = 96
 
 
 @dataclass(frozen=True)
-class Learner:
+class TrainableModel:
     """A model that is about to be trained, and what belongs to it."""
 
     model: DeepThinkVLA
@@ -109,7 +109,7 @@ def _config(
 SIZES = {"tiny": small_config, "base": base_config}
 
 
-def make_learner(settings: ModelSettings, seed: int) -> Learner:
+def make_trainable_model(settings: ModelSettings, seed: int) -> TrainableModel:
     """The model that a run begins with.
 
     Args:
@@ -127,7 +127,7 @@ def make_learner(settings: ModelSettings, seed: int) -> Learner:
             torch.manual_seed(seed)  # torch itself draws the biases
             model = DeepThinkVLA(ModelConfig.from_hf(raw))
         initialise(model, seed)
-        learner = Learner(model, tokenizer, SMALL_PREFIX, decode_shift=1, cache_length=320)
+        learner = TrainableModel(model, tokenizer, SMALL_PREFIX, decode_shift=1, cache_length=320)
     else:
         learner = _from_checkpoint(settings.init)
     model = learner.model.train()
@@ -140,12 +140,12 @@ def make_learner(settings: ModelSettings, seed: int) -> Learner:
     return learner
 
 
-def _from_checkpoint(source: str) -> Learner:
+def _from_checkpoint(source: str) -> TrainableModel:
     """A published or own checkpoint; its actions' statistics may be missing, they come from the dataset."""
     folder = resolve(source)
     tokenizer = read_tokenizer(folder, read_config(folder).layout)
     said = read_json(folder / "policy.json") if (folder / "policy.json").is_file() else {}
-    return Learner(
+    return TrainableModel(
         load_model(folder),
         tokenizer,
         str(said.get("prompt_prefix", THINKING_PREFIX)),

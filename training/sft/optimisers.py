@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from training.muon import Muon
+from training.common.muon import Muon
 from training.sft.models import part_of, trained
 from training.sft.settings import OptimiserSettings
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from dtvla.policy.options import Decoding
-from training.augment import Augmentation
+from training.datasets.augment import Augmentation
 
 
 def _share(name: str, value: float) -> None:
@@ -23,7 +23,7 @@ class ModelSettings:
 
     init: str = "tiny"  # tiny or base: from scratch; else a checkpoint's folder or hub id
     precision: Literal["fp32", "bf16"] = "fp32"  # of the passes; weights and optimiser stay float32
-    onednn: bool = False  # fp32 products on a CPU by oneDNN: faster on AMD (`training.onednn`)
+    onednn: bool = False  # fp32 products on a CPU by oneDNN: faster on AMD (`training.model.onednn`)
     gradient_checkpointing: bool = False  # a third more arithmetic, activations of one layer at a time
     lora_rank: int = 0  # above 0: the decoder learns low-rank changes of its matrices only
     lora_alpha: float = 16.0  # their scale is alpha / rank

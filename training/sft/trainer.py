@@ -15,19 +15,19 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from dtvla.policy.codec import ActionCodec, Normaliser
+from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
+from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.images import Camera, ImageSpec
-from dtvla.policy.spec import PolicySpec
-from training import parallel
-from training.batches import Batch, Changes, Collator, Row
-from training.checkpoint import save_policy
-from training.checkpoints import Checkpoints, full_weights, load_trainer, save_trainer
-from training.lora import merged_weights
+from training.common import parallel
+from training.common.run_checkpoints import Checkpoints, full_weights, load_trainer, save_trainer
+from training.datasets.batches import Changes, Collator, TrainingBatch, TrainingRow
+from training.datasets.sources import Share, Source, open_source
+from training.model.hf_checkpoint import save_policy
+from training.model.lora import merged_weights
 from training.sft.losses import Losses, compute_losses, token_weights
-from training.sft.models import Learner, make_learner
+from training.sft.models import TrainableModel, make_trainable_model
 from training.sft.optimisers import factor, freeze, make_optimisers, set_rates
 from training.sft.settings import Sft
-from training.sources import Share, Source, open_source
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trainer:
         self.device = torch.device(_device())
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
-        self.learner: Learner = make_learner(config.model, config.seed)
+        self.learner: TrainableModel = make_trainable_model(config.model, config.seed)
         model = self.learner.model
         self.layout = model.config.layout
         self.source: Source = open_source(
@@ -71,7 +71,7 @@ class Trainer:
         )
         self.checkpoints = Checkpoints(config.out, config.keep)
         self.normaliser = self._normaliser()
-        self.codec = ActionCodec(self.layout.bins, self.layout.action_begin, self.learner.decode_shift)
+        self.codec = ActionTokenizer(self.layout.bins, self.layout.action_begin, self.learner.decode_shift)
         self.collator = Collator(
             self.learner.tokenizer,
             self.layout,
@@ -102,7 +102,7 @@ class Trainer:
             return Normaliser.from_stats(stats["action"], self.layout.action_dim)
         return self.source.normaliser(self.layout.action_dim)
 
-    def _held_out(self) -> list[Row]:
+    def _held_out(self) -> list[TrainingRow]:
         return self.source.held_out(self.config.data.hold_out, self.config.seed)
 
     def longest(self) -> int:
@@ -149,7 +149,7 @@ class Trainer:
             gradient_norm=norm,
         )
 
-    def _losses(self, batch: Batch) -> Losses:
+    def _losses(self, batch: TrainingBatch) -> Losses:
         # FSDP casts by itself; a replicated model computes in bfloat16 under autocast.
         lower = self.config.model.precision == "bf16" and self.config.parallel == "replicate"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
@@ -263,7 +263,7 @@ def git_commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
-def _parts(rows: list[Row], size: int) -> list[list[Row]]:
+def _parts(rows: list[TrainingRow], size: int) -> list[list[TrainingRow]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 

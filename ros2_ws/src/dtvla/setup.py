@@ -12,16 +12,16 @@ from setuptools import find_packages, setup
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[2]
 
-# One executable per node for `ros2 run` and launch; a test compares them with dtvla/graph.py.
-NODES = (
-    "console_node",
-    "controller_node",
-    "libero_bridge_node",
-    "policy_node",
-    "reasoning_markers_node",
-    "reasoning_overlay_node",
-    "recorder_node",
-)
+# One executable per node for `ros2 run` and launch; a test compares them with dtvla/bringup/graph.py.
+NODES = {
+    "console_node": "viewers",
+    "controller_node": "controller",
+    "libero_bridge_node": "bridge",
+    "policy_node": "policy",
+    "reasoning_markers_node": "viewers",
+    "reasoning_overlay_node": "viewers",
+    "recorder_node": "recorder",
+}
 
 
 def share(folder: Path, name: str) -> list[tuple[str, list[str]]]:
@@ -54,8 +54,8 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            "dtvla = dtvla.cli:main",
-            *(f"{node} = dtvla.nodes.{node}:main" for node in NODES),
+            "dtvla = dtvla.cli.main:main",
+            *(f"{node} = dtvla.nodes.{folder}.{node}:main" for node, folder in NODES.items()),
         ]
     },
 )

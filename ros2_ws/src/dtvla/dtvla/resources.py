@@ -31,3 +31,8 @@ def resource(name: str) -> Path:
         f"The file {name!r} that belongs to dtvla was not found beside {PACKAGE_ROOT} nor in a share/dtvla "
         "folder above it. Install the package again: `make setup`, or `colcon build` in ros2_ws."
     )
+
+
+def default_bundle() -> Path:
+    """The bundle that ships with the package: int8; `bundles/embedded` beside it is what it was made of."""
+    return resource("bundles/embedded-int8")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.control.motion import Pose
+from dtvla.control.limits.motion import Pose
 
 Vector = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Names of the ways to execute chunks, for command lines and records (see `dtvla.control.executor`)."""
+"""Names of the ways to execute chunks, for command lines and records (see `dtvla.control.chunk_executor`)."""
 
 from __future__ import annotations
 

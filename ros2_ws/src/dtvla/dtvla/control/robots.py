@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.control.events import LimitEvent
-from dtvla.control.gripper import GripperLimits
-from dtvla.control.profile import RateLimits
+from dtvla.control.limits.events import LimitEvent
+from dtvla.control.limits.gripper import GripperLimits
+from dtvla.control.limits.velocity_profile import RateLimits
 
 Vector = NDArray[np.float64]
 Seven = tuple[float, float, float, float, float, float, float]

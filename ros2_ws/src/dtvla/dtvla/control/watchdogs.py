@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dtvla.control.chunks import NS_PER_S
-from dtvla.control.motion import Pose
+from dtvla.control.action_chunk import NS_PER_S
+from dtvla.control.limits.motion import Pose
 from dtvla.control.rotations import log_rotation
 
 JITTER_NS = NS_PER_S // 2  # stamps that are late by less than this were overtaken on the way

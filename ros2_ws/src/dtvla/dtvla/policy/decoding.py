@@ -1,4 +1,6 @@
-"""The passes of one decision. Plain functions over a `Backend`; `dtvla.policy.thinking` writes the thought.
+"""The passes of one decision: plain functions over a `Backend`.
+
+The thought is written by `dtvla.policy.speculative_decoding`.
 
 Every pass is a case of one mask rule (`layout.allowed`); the four integers of `Bounds` say which. The
 `<action>` row is always computed inside the parallel action pass: it looks at everything, so keys
@@ -13,10 +15,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Backend, Features, Pass
-from dtvla.policy.errors import PolicyFault, PolicyInputError
-from dtvla.policy.layout import NEVER, Bounds, TokenLayout
+from dtvla.errors import PolicyFault, PolicyInputError
+from dtvla.policy.backends.protocol import Backend, Features, Pass
 from dtvla.policy.options import Decoding
+from dtvla.policy.token_layout import NEVER, Bounds, TokenLayout
 
 RANDOM_WORDS, RANDOM_IDS = 128, 220_000
 _NOT_FINITE = "The policy's output holds NaN or infinity; check the bundle and its training run."
@@ -68,7 +70,7 @@ def ban(logits: NDArray[np.float32], layout: TokenLayout) -> None:
     logits[:, layout.eos] = -np.inf
 
 
-class Chooser:
+class Sampler:
     """Picks words and actions from logits: the likeliest, or drawn at a temperature.
 
     Args:

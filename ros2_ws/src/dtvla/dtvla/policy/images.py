@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dtvla.policy.errors import PolicyInputError
+from dtvla.errors import PolicyInputError
 
 ROTATIONS = (0, 90, 180, 270)
 

@@ -12,11 +12,11 @@ Decoding = Literal["hybrid", "autoregressive", "masked", "random", "none"]
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 
 # "plain" writes thoughts token by token, "drafts" tries the last one first (the same words), "lagging" acts
-# on the thought about the image before (`dtvla.policy.background.LaggingPolicy`).
+# on the thought about the image before (`dtvla.policy.async_thinking.LaggingPolicy`).
 Thinking = Literal["plain", "drafts", "lagging"]
 
 # What runs a bundle. "auto" takes TensorRT engines where the bundle has some for this machine, else ONNX
-# Runtime on the CPU; "onnxruntime-..." are its other execution providers (`dtvla.policy.backends.providers`).
+# Runtime on the CPU; "onnxruntime-..." are its other providers (`dtvla.policy.backends.execution_providers`).
 BackendName = Literal[
     "auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx", "tensorrt"
 ]

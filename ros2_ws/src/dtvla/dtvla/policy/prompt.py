@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from dtvla.policy.errors import PolicyInputError, plain
-from dtvla.policy.layout import TokenLayout
+from dtvla.errors import PolicyInputError, plain
+from dtvla.policy.token_layout import TokenLayout
 
 THINKING_PREFIX = (
     "First output the thinking process in <think></think> tags "

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dtvla.policy.errors import plain
+from dtvla.errors import plain
 from dtvla.sim.bootstrap import SimulatorUnavailable, cache_folder, import_libero, write_atomically
 
 VARIABLE = "DTVLA_ASSETS"

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.sim import assets, bootstrap, embedded, libero_suites, rendering
+from dtvla.sim import assets, bootstrap, rendering
 from dtvla.sim.geometry import collision_boxes
-from dtvla.sim.variations import Variation, Varied
+from dtvla.sim.perturbations.perturbation import PerturbedWorld, Variation
+from dtvla.sim.suites import embedded, libero
 
 ACTION_DIM = 7
 CONTROL_PERIOD_S = 0.05
@@ -24,7 +25,7 @@ GRIPPER_OPENING_M = 0.08
 IDLE_ACTION = (0.0,) * 6 + (-1.0,)  # hold the pose, gripper open
 SETTLE_STEPS = 10  # LIBERO's protocol: objects fall onto the table before the episode starts
 MOST_DEALS = 100  # of an embedded scene; one in forty is dealt a second time
-MAX_STEPS = {**dict.fromkeys(embedded.SUITES, 260), **libero_suites.MAX_STEPS}
+MAX_STEPS = {**dict.fromkeys(embedded.SUITES, 260), **libero.MAX_STEPS}
 SUITES = tuple(MAX_STEPS)
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -84,7 +85,7 @@ def list_tasks(suite: str) -> list[TaskInfo]:
     if suite in embedded.SUITES:
         said = [(task.name, task.language) for task in embedded.SUITES[suite].tasks]
     else:
-        said = [(name, libero_suites.language(name)) for name in libero_suites.task_names(suite)]
+        said = [(name, libero.language(name)) for name in libero.task_names(suite)]
     return [TaskInfo(suite, i, name, words, MAX_STEPS[suite]) for i, (name, words) in enumerate(said)]
 
 
@@ -147,8 +148,8 @@ class SimEnv:
             files["scene_xml"] = str(folder / "scenes" / "emb_table.xml")
         else:
             folder = assets.find()
-            files = {"bddl_file_name": str(libero_suites.bddl_file(suite, self.info.name))}
-            self._states = libero_suites.init_states(suite, self.info.name)
+            files = {"bddl_file_name": str(libero.bddl_file(suite, self.info.name))}
+            self._states = libero.init_states(suite, self.info.name)
         bootstrap.prepare(folder)
         from libero.libero.envs.env_wrapper import ControlEnv
 
@@ -166,7 +167,7 @@ class SimEnv:
                 ignore_done=True,
             )
         self._fast = fast
-        self._varied = Varied(variation)
+        self._varied = PerturbedWorld(variation)
         self._step = 0
         self._obs: dict[str, Any] = {}
 

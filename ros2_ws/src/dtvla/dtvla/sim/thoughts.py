@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.sim.embedded import BASKET, RECEPTACLES, THINGS
 from dtvla.sim.env import Observation
-from dtvla.sim.expert import BEFORE_LIFT, Expert, Phase
+from dtvla.sim.expert.scripted_expert import BEFORE_LIFT, Expert, Phase
+from dtvla.sim.suites.embedded import BASKET, RECEPTACLES, THINGS
 
 NEXT = {
     Phase.REACH: "move above it",

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dtvla.policy.backends.device import gpu, libraries
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.engines import Engine, choose
-from dtvla.policy.errors import BundleError
+from dtvla.errors import BundleError
+from dtvla.policy.backends.cuda_device import gpu, libraries
+from dtvla.policy.bundle.engine_files import Engine, choose
+from dtvla.policy.bundle.loading import Bundle
 
 _UNKNOWN = -1  # a size that TensorRT works out at run time
 _AGAIN = "Build the engines again (python -m model_export.engine)."

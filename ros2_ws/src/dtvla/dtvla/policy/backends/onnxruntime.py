@@ -10,12 +10,18 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import CPU_ROW_COST, GPU_ROW_COST, Logits
-from dtvla.policy.backends.providers import ELEMENT_TYPES, PROVIDERS, default_threads, open_session, zeros
-from dtvla.policy.backends.signatures import check_decoder, check_vision, is_cache
-from dtvla.policy.errors import BundleError
-from dtvla.policy.layout import Bounds
-from dtvla.policy.spec import PolicySpec
+from dtvla.errors import BundleError
+from dtvla.policy.backends.execution_providers import (
+    ELEMENT_TYPES,
+    PROVIDERS,
+    default_threads,
+    open_session,
+    zeros,
+)
+from dtvla.policy.backends.graph_signatures import check_decoder, check_vision, is_cache
+from dtvla.policy.backends.protocol import CPU_ROW_COST, GPU_ROW_COST, Logits
+from dtvla.policy.bundle.policy_spec import PolicySpec
+from dtvla.policy.token_layout import Bounds
 
 
 class OnnxRuntimeBackend:

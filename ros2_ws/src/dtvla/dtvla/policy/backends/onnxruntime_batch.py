@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import Logits, Pass
-from dtvla.policy.backends.lineup import line_up
+from dtvla.policy.backends.batch_padding import pad_batch
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
+from dtvla.policy.backends.protocol import Logits, Pass
 
 
 class OnnxRuntimeBatch:
@@ -49,7 +49,7 @@ class OnnxRuntimeBatch:
         Raises:
             ValueError: not one entry per sequence, or rows that do not fit into the cache.
         """
-        ids, bounds = line_up(passes, self.size, self._length)
+        ids, bounds = pad_batch(passes, self.size, self._length)
         asked = [step for step in passes if step is not None]
         images = max((len(step.features) for step in asked if step.features is not None), default=0)
         features = np.zeros((self.size, images, self._hidden), np.float32)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.policy.backends import GPU_ROW_COST, Features, Logits
-from dtvla.policy.backends.device import Device, DeviceMemory, InputBlock
+from dtvla.errors import BundleError, PolicyFault
+from dtvla.policy.backends.cuda_device import CudaDevice, DeviceMemory, InputBlock
 from dtvla.policy.backends.engine_pair import LoadedPair, tensor_names
-from dtvla.policy.bundle import Bundle
-from dtvla.policy.engines import profile_for, widest
-from dtvla.policy.errors import BundleError, PolicyFault
-from dtvla.policy.layout import Bounds
+from dtvla.policy.backends.protocol import GPU_ROW_COST, Features, Logits
+from dtvla.policy.bundle.engine_files import profile_for, widest
+from dtvla.policy.bundle.loading import Bundle
+from dtvla.policy.token_layout import Bounds
 
 _LOGGER = logging.getLogger(__name__)
 _STEP = (1, 0, (0,), ())  # rows, image features, think rows and action rows of a thinking step
@@ -51,7 +51,7 @@ class DeviceFeatures:
 
 
 class TensorRTBackend:
-    """Runs a bundle's engines for one sequence at a time (see `dtvla.policy.backends.Backend`).
+    """Runs a bundle's engines for one sequence at a time (see `dtvla.policy.backends.protocol.Backend`).
 
     Raises:
         BundleError: something is missing or does not fit (see `LoadedPair`), or the GPU lacks memory.
@@ -80,7 +80,7 @@ class TensorRTBackend:
     def _make_state(self) -> None:
         """Everything that belongs to one sequence: stream, buffers, contexts, and later the captured step."""
         engines, layout, most = self._engines, self._engines.spec.layout, widest(self._engines.profiles)
-        self._device = Device(engines.cuda)
+        self._device = CudaDevice(engines.cuda)
         pixels = layout.images * 3 * engines.spec.image.size**2 * _FLOAT
         think = most.think_rows.high * layout.vocab_size * _FLOAT
         action = most.action_rows.high * layout.bins * _FLOAT

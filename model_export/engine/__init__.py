@@ -1,0 +1,1 @@
+"""TensorRT engines: shapes, building, and their place in a bundle."""

@@ -1,0 +1,1 @@
+"""ONNX graphs of a policy, with the hybrid mask as one node per layer."""

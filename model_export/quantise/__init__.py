@@ -1,0 +1,1 @@
+"""Bundles in eight bits: calibration and Q/DQ nodes."""

@@ -1,0 +1,1 @@
+"""What brings the graph up: its tables of nodes and ports, launchers, domains, security, diagnosis."""

@@ -1,0 +1,1 @@
+"""The `dtvla` command: one file for each group of commands."""

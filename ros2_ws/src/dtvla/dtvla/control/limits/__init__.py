@@ -1,0 +1,1 @@
+"""Limits as pure functions and small state machines: Cartesian, jerk, joints, gripper."""

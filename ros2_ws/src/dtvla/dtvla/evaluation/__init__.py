@@ -1,0 +1,1 @@
+"""Closed-loop evaluation: episodes, worker pools, results and statistics, comparison, gate, report."""

@@ -1,0 +1,1 @@
+"""The HTML report of an evaluation, and the videos of its episodes."""

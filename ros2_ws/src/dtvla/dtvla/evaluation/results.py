@@ -1,0 +1,343 @@
+"""What an evaluation leaves behind: one line per finished episode as it ends, and a summary in the end.
+
+`episodes.jsonl` is written and flushed line by line, so an interrupted evaluation loses at most the
+episodes that were running; `results.json` is the summary. Both say with which policy and assets.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtvla.control.options import ChunkMode, ChunkSeam
+from dtvla.errors import plain
+from dtvla.evaluation.reading import read
+from dtvla.policy.bundle.loading import Bundle
+from dtvla.policy.options import BackendName, Decoding, Thinking
+from dtvla.sim import assets
+from dtvla.sim.perturbations.perturbation import INSTRUCTION, Variation
+from dtvla.sim.suites import embedded
+
+OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
+SUMMARY, JOURNAL = "results.json", "episodes.jsonl"
+REPLAY = "replay:"
+LARGE = ("actions",)  # fields of an episode that only the journal holds
+Through = Literal["process", "ros", "ray"]
+EFFORT = ("workers", "through", "watched")  # options that say how to get the result, not which
+MAX_DELAY_S = 1.0  # the controller node's `max_chunk_age_s`
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to evaluate: `episodes` are dealt to the tasks in turn, with seeds from `seed0` upwards."""
+
+    policy: Path | str  # folder of a bundle; or `expert`, `random`, `replay:FILE`
+    backend: BackendName = "auto"
+    suite: str = "embedded"
+    episodes: int = 60
+    seed0: int | None = None  # None: 10,000 for the embedded suites, else 0 (trial i, initial state i)
+    workers: int = 0  # processes; 0 runs the episodes in this one
+    image_size: int = 128  # pixels, as the shipped policy's training data
+    execute_steps: int | None = None  # rows executed per decision; None takes the bundle's
+    tasks: tuple[int, ...] = ()  # empty: all tasks of the suite
+    trials: int | None = None  # episodes per task; given, it stands in for `episodes`
+    thinking: Thinking = "drafts"
+    decoding: Decoding | Literal["swapped"] = "hybrid"  # one of the variants that the paper compares
+    delay: float | Literal["measured"] | None = None  # seconds from picture to chunk; None: the world waits
+    chunk_mode: ChunkMode = "open_loop"  # how chunks are executed, with a delay
+    chunk_seam: ChunkSeam = "cut"
+    through: Through = "process"  # how the episodes are run: the results are the same
+    watched: bool = False  # render every picture, also those that nobody looks at
+    variation: str = ""  # what looks, sounds or stands otherwise; see `dtvla.sim.perturbations.perturbation`
+    max_steps: int | None = None  # control periods of an episode; None takes the suite's limit
+
+    def __post_init__(self) -> None:
+        self._check_delay()
+        self._check_variation()
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"An episode of {self.max_steps} steps is none: --max-steps must be 1 or more.")
+        if self.thinking == "lagging" and self.decoding != "hybrid":
+            raise ValueError(f"Lagging thoughts need hybrid decoding, not {self.decoding}.")
+
+    def _check_delay(self) -> None:
+        if self.delay is None:
+            if (self.chunk_mode, self.chunk_seam) != ("open_loop", "cut"):
+                raise ValueError("--chunk-mode and --chunk-seam need a --delay; 0 is one.")
+            return
+        if self.scripted:
+            raise ValueError(f"A delay is for a policy that sees; '{self.policy}' is none.")
+        if self.delay != "measured" and not 0 <= self.delay <= MAX_DELAY_S:
+            raise ValueError(
+                f"A delay of {self.delay:g} s is not possible: 0 to {MAX_DELAY_S:g} s are, as the controller "
+                "refuses chunks whose picture is older."
+            )
+        if self.chunk_mode == "open_loop" and self.chunk_seam != "cut":
+            raise ValueError("Chunks in open_loop follow each other without a passage: leave --chunk-seam.")
+
+    def _check_variation(self) -> None:
+        variation = Variation.parse(self.variation)
+        if self.decoding == "swapped" and variation is not None and variation.name == INSTRUCTION:
+            raise ValueError("Thoughts are swapped by the suite's own words; leave --variation instruction.")
+
+    @property
+    def first_seed(self) -> int:
+        """The seed, or in LIBERO's suites the initial state, of each task's first episode."""
+        if self.seed0 is not None:
+            return self.seed0
+        return 10_000 if self.suite in embedded.SUITES else 0
+
+    @property
+    def scripted(self) -> bool:
+        """Whether something else than a bundle decides."""
+        return str(self.policy) in ("expert", "random") or str(self.policy).startswith(REPLAY)
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode; `error` is set when it could not be run to its end."""
+
+    task: int
+    task_name: str
+    seed: int
+    success: bool
+    steps: int
+    decisions: int
+    latency_p50_ms: float
+    target_within_3cm: float  # share of thoughts that place what they name within 3 cm of the truth
+    phase_stated: float  # share of thoughts in the form that can be checked
+    thoughts: tuple[str, ...]
+    outcome: str = ""  # how it ended, one of `OUTCOMES`
+    error: str = ""
+    state_sha256: str = ""  # over every simulator state, as the bridge reports it: equal runs agree
+    actions: str = ""  # what was executed; see `pack_actions`
+    decided_at: tuple[int, ...] = ()  # the step at which each thought was thought
+    motion: dict[str, float] = field(default_factory=dict)  # see `dtvla.evaluation.smoothness.Motion`
+    agreement: dict[str, float] = field(default_factory=dict)  # shares: see `dtvla.sim.thoughts.agreement`
+
+
+def failed(task: int, seed: int, error: str, name: str = "") -> EpisodeResult:
+    """The result of an episode that could not be run to its end: an error, no failure of the policy."""
+    nothing = (math.nan, math.nan, math.nan)
+    return EpisodeResult(task, name or str(task), seed, False, 0, 0, *nothing, (), error=error)
+
+
+def pack_actions(actions: Sequence[NDArray[np.floating]]) -> str:
+    """Actions [T, 7] as base64 of float64, so that a replay gets every bit."""
+    return base64.b64encode(np.array(actions, "<f8").tobytes()).decode()
+
+
+def unpack_actions(packed: str) -> NDArray[np.float64]:
+    """The actions [T, 7] that `pack_actions` packed.
+
+    Raises:
+        ValueError: they are not finite, or nothing that was packed so.
+    """
+    try:
+        content = base64.b64decode(packed, validate=True)
+        actions = np.frombuffer(content, "<f8").reshape(-1, 7).astype(np.float64)
+    except ValueError as error:
+        raise ValueError(f"The recorded actions are damaged ({plain(error)}).") from None
+    if not np.isfinite(actions).all():
+        raise ValueError("The recorded actions hold numbers that are not finite.")
+    return actions
+
+
+class Journal:
+    """The growing record of an evaluation: a first line with what it is of, then one line per episode."""
+
+    def __init__(self, folder: Path, options: EvalOptions) -> None:
+        """Opens a folder's record, or begins one.
+
+        Raises:
+            ValueError: the folder holds the record of another evaluation.
+        """
+        self.path = folder / JOURNAL
+        self.finished: list[EpisodeResult] = []
+        head = identity(options)
+        if self.path.is_file():
+            begun, self.finished = read_journal(self.path)
+            for key, value in head.items():
+                if begun.get(key) != value:
+                    raise ValueError(
+                        f"{folder} was begun with {key} {begun.get(key)!r}, now it is {value!r}. "
+                        "Start a new evaluation, or restore what was there."
+                    )
+            self._write_all(begun)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_all(head)
+
+    def add(self, result: EpisodeResult) -> None:
+        """Writes one finished episode to the disk."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_all(self, head: dict[str, Any]) -> None:
+        """Rewrites the record: without a line that was cut off, and without episodes to be tried again."""
+        lines = [json.dumps(head), *(json.dumps(asdict(result)) for result in self.finished)]
+        part = self.path.with_suffix(".part")
+        part.write_text("\n".join(lines) + "\n")
+        part.replace(self.path)
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """The first line of a record, and its episodes that ran to their end. A last line cut off is left out.
+
+    Raises:
+        ValueError: it is no record of an evaluation.
+    """
+    try:
+        lines = path.read_text().splitlines()
+        head = json.loads(lines[0])
+        rows = []
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                if number < len(lines):
+                    raise
+        results = [_episode(row) for row in rows]
+        head["options"]["suite"]
+        head["options"] = _said(EvalOptions("")) | head["options"]  # an older record knows fewer options
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no record of an evaluation ({type(error).__name__}: {plain(error)})."
+        ) from error
+    return head, [result for result in results if not result.error]
+
+
+def read_summary(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """What `write_results` wrote, without the episodes; and the episodes, errors among them.
+
+    Raises:
+        ValueError: it is no summary of an evaluation.
+    """
+    try:
+        head = json.loads(path.read_text())
+        results = [_episode(row) for row in head.pop("results")]
+        head = {"assets": assets_label("embedded"), "suite": head["options"]["suite"], **head}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no summary of an evaluation ({type(error).__name__}: {plain(error)})."
+        ) from error
+    return head, results
+
+
+def _episode(row: dict[str, Any]) -> EpisodeResult:
+    """An episode as JSON has it; fields that this version does not know are left out."""
+    return read(EpisodeResult, row, others=True)
+
+
+def begun_options(folder: Path) -> EvalOptions:
+    """The options that the evaluation in a folder was begun with.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / JOURNAL
+    options = read_journal(path)[0]["options"]
+    try:
+        return read(EvalOptions, options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The options in {path} are not those of an evaluation: {plain(error).rstrip('.')}."
+        ) from None
+
+
+def identity(options: EvalOptions) -> dict[str, Any]:
+    """What must stay the same while an evaluation goes on: options (but the effort), policy, assets."""
+    return {
+        "options": _said(options),
+        "fingerprint": "" if options.scripted else Bundle.load(options.policy).fingerprint,
+        "assets": assets_label(options.suite),
+    }
+
+
+def _said(options: EvalOptions) -> dict[str, Any]:
+    """The options as JSON gives them back, without those of the `EFFORT`."""
+    values = asdict(options) | {"policy": str(options.policy)}
+    values = {key: value for key, value in values.items() if key not in EFFORT}
+    said: dict[str, Any] = json.loads(json.dumps(values))
+    return said
+
+
+def assets_label(suite: str) -> str:
+    """With which assets a suite's results were made."""
+    return "none needed" if suite in embedded.SUITES else assets.label()
+
+
+def outcome(success: bool, lifted: Sequence[str], *targets: str) -> str:
+    """How an episode ended, one of `OUTCOMES`.
+
+    Args:
+        success: the task's own check.
+        lifted: the objects that were picked up, in the order in which they first were.
+        targets: the objects that the task asks for.
+    """
+    if success:
+        return OUTCOMES[0]
+    if not lifted:
+        return OUTCOMES[1]
+    return OUTCOMES[2] if lifted[0] not in targets else OUTCOMES[3]
+
+
+def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a success rate (z = 1.96: 95 %). Returns (low, high); (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    p = successes / trials
+    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_agreement(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """The shares of thoughts that agree with the simulator, over the decisions of all episodes."""
+    knowing = [result for result in results if result.agreement]
+    decisions = sum(result.decisions for result in knowing)
+    return {
+        key: sum(result.agreement[key] * result.decisions for result in knowing) / decisions
+        for key in (knowing[0].agreement if knowing else ())
+    }
+
+
+def machine() -> str:
+    """The machine that results were made on."""
+    return f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
+
+
+def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeResult]) -> None:
+    """Writes every episode, the totals, and which policy on which machine they are of, as JSON."""
+    ran = [r for r in results if not r.error]
+    successes = sum(r.success for r in ran)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = identity(options)
+    values = asdict(options) | {"seed0": options.first_seed}
+    summary = {
+        "policy": str(options.policy) if options.scripted else Path(options.policy).name,
+        "fingerprint": said["fingerprint"],
+        "suite": options.suite,
+        "assets": said["assets"],
+        "machine": machine(),
+        "options": {key: str(value) for key, value in values.items() if key != "policy"},
+        "episodes": len(ran),
+        "errors": len(results) - len(ran),
+        "successes": successes,
+        "success_rate": successes / len(ran) if ran else None,
+        "interval_95": wilson(successes, len(ran)),
+        "thoughts_right": mean_agreement(ran),
+        "results": [{k: v for k, v in asdict(r).items() if k not in LARGE} for r in results],
+    }
+    path.write_text(json.dumps(summary, indent=1))

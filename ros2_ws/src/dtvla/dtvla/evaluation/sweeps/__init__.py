@@ -1,0 +1,1 @@
+"""Several evaluations that differ in one thing: delays, variations."""

@@ -1,0 +1,1 @@
+"""The controller node: one limited command per tick, a hold when in doubt."""

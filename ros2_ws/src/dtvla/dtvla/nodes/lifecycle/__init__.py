@@ -1,0 +1,1 @@
+"""Bringing lifecycle nodes alive in order, and watching their heartbeats."""

@@ -1,0 +1,1 @@
+"""Nodes that show the thought: console, rviz markers, overlay picture."""

@@ -1,0 +1,1 @@
+"""The policy bundle: its manifest `policy.json`, its hashes and its signature."""

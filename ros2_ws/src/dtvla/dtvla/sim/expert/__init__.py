@@ -1,0 +1,1 @@
+"""The scripted expert: privileged pick-and-place, and the plans it follows."""

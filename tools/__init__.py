@@ -1,0 +1,1 @@
+"""Tools of this repository: set-up, figures of the documents, benchmarks. Nothing here travels to a robot."""

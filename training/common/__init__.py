@@ -1,0 +1,1 @@
+"""What every training run needs: processes, checkpoints, settings, optimisers, exported graphs."""
