@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model_export.plugin.plan import Dtype, LaunchPlan, padded, plan
+from model_export.plugin.plan import Dtype, GpuTarget, LaunchPlan, padded, plan
 
 TRITON_NAME: dict[torch.dtype, Dtype] = {
     torch.bfloat16: "bf16",
@@ -90,16 +90,15 @@ def padded_parts(parts: int) -> int:
 
 
 @lru_cache
-def device_facts(index: int) -> tuple[int, int]:
-    """Compute capability times ten and multiprocessors of a CUDA device."""
+def target_of(index: int) -> GpuTarget:
+    """The CUDA device of an index."""
     facts = torch.cuda.get_device_properties(index)
-    return facts.major * 10 + facts.minor, facts.multi_processor_count
+    return GpuTarget(facts.major * 10 + facts.minor, facts.multi_processor_count)
 
 
 def plan_for(q_BNSD: Tensor, k_BKCD: Tensor) -> LaunchPlan:
     """The plan for these tensors on their CUDA device."""
     b, n, s, d = q_BNSD.shape
-    capability, processors = device_facts(q_BNSD.device.index or 0)
     return plan(
         samples=b,
         heads=n,
@@ -108,8 +107,7 @@ def plan_for(q_BNSD: Tensor, k_BKCD: Tensor) -> LaunchPlan:
         cache=k_BKCD.shape[2],
         head_dim=d,
         dtype=TRITON_NAME[q_BNSD.dtype],
-        capability=capability,
-        processors=processors,
+        gpu=target_of(q_BNSD.device.index or 0),
     )
 
 

@@ -8,7 +8,7 @@ for `python -m model_export.gpu_check` to say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Dtype = Literal["bf16", "fp16", "fp32"]  # Triton's names
 BYTES: dict[Dtype, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -53,6 +53,13 @@ class LaunchPlan:
     tile: Tile
     parts: int
     why: str
+
+
+class GpuTarget(NamedTuple):
+    """What a plan depends on of a GPU: compute capability times ten, and number of multiprocessors."""
+
+    capability: int
+    processors: int
 
 
 def padded(head_dim: int) -> int:
@@ -134,11 +141,10 @@ def plan(
     cache: int,
     head_dim: int,
     dtype: Dtype,
-    capability: int,
-    processors: int,
+    gpu: GpuTarget,
 ) -> LaunchPlan:
     """Tile and shares for q [samples, heads, rows, head_dim] over a cache of `cache` positions."""
     stacked = heads // kv_heads * rows
-    tile = choose_tile(stacked, dtype, head_dim, capability)
-    parts, why = choose_parts(-(-stacked // tile.rows) * kv_heads * samples, cache, tile.keys, processors)
+    tile = choose_tile(stacked, dtype, head_dim, gpu.capability)
+    parts, why = choose_parts(-(-stacked // tile.rows) * kv_heads * samples, cache, tile.keys, gpu.processors)
     return LaunchPlan(tile, parts, why)

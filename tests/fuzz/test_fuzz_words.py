@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from dtvla.bringup.graph import GraphOptions
 from dtvla.bringup.sros2 import RobotSite, policy, remappings
-from dtvla.cli.evaluate import task_numbers
+from dtvla.cli.common import task_numbers
 from dtvla.errors import PolicyInputError, plain
 from dtvla.nodes.viewers.console_view import ConsoleState, episode_line, panel, thought_line
 from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser

@@ -30,7 +30,6 @@ def moving_servo(ticks: int = 30) -> tuple[PoseServo, int]:
         Limits(1.0, 2.4),
         lockstep=False,
         max_age_s=10.0,
-        gripper_opening_m=0.08,
         tick_ns=TICK_NS,
     )
     servo = PoseServo(

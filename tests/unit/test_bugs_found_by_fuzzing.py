@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from dtvla.bringup.graph import GraphOptions
-from dtvla.cli.evaluate import task_numbers
+from dtvla.cli.common import task_numbers
 from dtvla.errors import BundleError, PolicyInputError
 from dtvla.evaluation.results import EvalOptions, begun_options, pack_actions, read_journal, unpack_actions
 from dtvla.nodes.viewers.console_view import ConsoleState, thought_line

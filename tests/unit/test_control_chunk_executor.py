@@ -26,7 +26,7 @@ LATE = (ExecutionMode.RECEDING, ExecutionMode.ENSEMBLED)
 
 
 def make_executor(mode: ExecutionMode = ExecutionMode.RECEDING, **options: object) -> ChunkExecutor:
-    given_ = {"lockstep": False, "max_age_s": 10.0, "gripper_opening_m": 0.08, **options}
+    given_ = {"lockstep": False, "max_age_s": 10.0, **options}
     return ChunkExecutor(mode, Limits(), **given_)  # type: ignore[arg-type]
 
 

@@ -60,7 +60,6 @@ def servo(
         Limits(1.0, 2.4),
         lockstep=False,
         max_age_s=1.0,
-        gripper_opening_m=0.08,
         blend=Blending(seam=Transition.SPLINE),
         tick_ns=TICK_NS,
     )

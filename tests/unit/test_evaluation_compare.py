@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtvla.cli.sweeps import compare as compare_command
+from dtvla.cli.results import compare as compare_command
 from dtvla.evaluation.compare import Counts, EvaluationRecord, compare, pair_up
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, Journal, write_results
 

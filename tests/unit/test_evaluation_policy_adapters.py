@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from dtvla.cli.evaluate import task_numbers
+from dtvla.cli.common import task_numbers
 from dtvla.evaluation.policy_adapters import RandomActions, SwappedThoughtPolicy, script
 from dtvla.evaluation.results import (
     Journal,

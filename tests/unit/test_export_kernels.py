@@ -27,7 +27,7 @@ from training.model.deepthinkvla import attend
 pytest.importorskip("triton")
 
 from model_export.plugin.op import hybrid_attention, launch, reference
-from model_export.plugin.plan import LaunchPlan, Tile, choose_parts, padded, plan, tight_tile
+from model_export.plugin.plan import GpuTarget, LaunchPlan, Tile, choose_parts, padded, plan, tight_tile
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT32_ERROR, FLOAT16_ERROR = 1e-5, 2e-3
@@ -116,7 +116,7 @@ def check_the_tiles_of_the_plan_on_the_phases_of_a_decision() -> None:
         case = Case((1, 1, 8, rows, 96, 64), [bounds], 0, torch.float32)
         chosen = plan(
             samples=1, heads=8, kv_heads=1, rows=rows, cache=96, head_dim=64,
-            dtype="fp16", capability=90, processors=132,
+            dtype="fp16", gpu=GpuTarget(90, 132),
         )  # fmt: skip
         assert case.error(chosen.tile, chosen.parts) < FLOAT32_ERROR
 

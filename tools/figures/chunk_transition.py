@@ -68,7 +68,6 @@ def seam_motion(case: Case) -> tuple[Vector, Vector]:
         Limits(),
         lockstep=False,
         max_age_s=10.0,
-        gripper_opening_m=0.08,
         blend=Blending(ensemble_rate=0.7, seam=case.seam),
         stopping=None if case.label == "cut" else StoppingLimits(LINEAR, ANGULAR),
         tick_ns=TICK_NS,

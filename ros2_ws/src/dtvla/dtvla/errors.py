@@ -1,13 +1,21 @@
-"""What can go wrong with a policy, as sentences a person can act on."""
+"""What can go wrong, as sentences a person can act on. Everything else that is raised is a fault of ours."""
 
 LONGEST = 2000
 
 
-class BundleError(ValueError):
+class DtvlaError(Exception):
+    """Something that the user can mend; the message says what was wrong, where, and what to do."""
+
+
+class InputError(DtvlaError, ValueError):
+    """An option, a parameter, a name or a file from outside that cannot be used as it is."""
+
+
+class BundleError(InputError):
     """A policy bundle that must not be run; the message names the file and the field."""
 
 
-class PolicyInputError(ValueError):
+class PolicyInputError(InputError):
     """An image or instruction that a policy must not decide on."""
 
 
@@ -15,7 +23,7 @@ class DecisionStopped(Exception):
     """`should_stop` said so while the policy was thinking; nothing was decided."""
 
 
-class PolicyFault(RuntimeError):
+class PolicyFault(DtvlaError, RuntimeError):
     """The model's own output is unusable (NaN or infinity)."""
 
 

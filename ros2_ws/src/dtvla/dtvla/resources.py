@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dtvla.errors import DtvlaError
+
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
-class ResourceMissing(FileNotFoundError):
+class ResourceMissing(DtvlaError, FileNotFoundError):
     """A file that is installed with dtvla is not there; the message says where it was looked for."""
 
 

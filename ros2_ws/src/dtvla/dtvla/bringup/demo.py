@@ -21,6 +21,7 @@ from rich.table import Table
 from dtvla.bringup import domains
 from dtvla.bringup.graph import GraphOptions
 from dtvla.bringup.launcher import RunningGraph
+from dtvla.errors import DtvlaError
 from dtvla.policy.bundle.loading import Bundle
 from dtvla.sim.env import list_tasks
 
@@ -32,7 +33,7 @@ STALL_S = 120.0  # an episode that makes no step for so long is given up
 LAST_LOOK_S = 0.5  # the console shows the last outcome
 
 
-class EpisodeStalled(RuntimeError):
+class EpisodeStalled(DtvlaError, RuntimeError):
     """An episode did not go on; the message says what the nodes report."""
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from dtvla.errors import DtvlaError, InputError
+
 # DDS-RTPS 9.6.2.3: domain d uses the UDP ports from 7400 + 250 d on. Above 101 they would reach into
 # the range from which Linux takes ephemeral ports.
 FIRST_PORT = 7400
@@ -16,7 +18,7 @@ PORTS_PER_DOMAIN = 250
 DOMAINS = range(1, 102)
 
 
-class DomainBusy(RuntimeError):
+class DomainBusy(DtvlaError, RuntimeError):
     """The wanted domain is in use; the message says what to do."""
 
 
@@ -66,7 +68,7 @@ def reserve(wanted: int | None = None, *, join: bool = False) -> Reservation:
 
     Raises:
         DomainBusy: `wanted` is in use, or none is free.
-        ValueError: `wanted` is out of range.
+        InputError: `wanted` is out of range.
     """
     if wanted is None:
         for domain in random.sample(DOMAINS, len(DOMAINS)):
@@ -77,7 +79,7 @@ def reserve(wanted: int | None = None, *, join: bool = False) -> Reservation:
             f"All ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use. End some ROS programs."
         )
     if not 0 <= wanted <= DOMAINS[-1]:
-        raise ValueError(f"ROS domain {wanted} does not exist here; choose one from 0 to {DOMAINS[-1]}.")
+        raise InputError(f"ROS domain {wanted} does not exist here; choose one from 0 to {DOMAINS[-1]}.")
     claim = _claim(wanted)
     if claim is None and not join:
         raise DomainBusy(

@@ -7,13 +7,15 @@ cannot drift apart. Nothing here imports ROS.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from dtvla.control.options import ROBOT_NAMES, SIMULATOR
+from dtvla.errors import InputError
 from dtvla.resources import resource
 
 ParameterValue = bool | int | float | str
-ROBOTS = ("simulator", "panda", "fr3")
 ARM_TOPICS = ("target_pose", "gripper/target", "gripper_action", "ee_pose", "joint_states")
 
 _NAME = r"[A-Za-z][A-Za-z0-9_]*"  # what ROS takes as one part of a name
@@ -101,66 +103,83 @@ GRAPH = (
 )
 
 
+def option(default: Any, sentence: str) -> Any:
+    """A field of `GraphOptions`, with the one sentence that help texts and launch arguments say of it."""
+    return field(default=default, metadata={"sentence": sentence})
+
+
 @dataclass(frozen=True)
 class GraphOptions:
-    """What the user chooses about a graph.
+    """What the user chooses about a graph; `sentences` says what each option is.
 
-    Attributes:
-        bundle: folder of the policy bundle.
-        backend: what runs it, one of `dtvla.policy.options.BACKENDS`.
-        suite, task, seed: the scene of the first episode.
-        realtime: True lets the world move on while the policy thinks; False is lockstep.
-        max_steps: control periods per episode; 0 takes the task's own limit.
-        autostart: begin the first episode as soon as all nodes are active.
-        repeat: begin the next episode, with the next seed, when one is over.
-        robot: whose limits hold: `simulator` (the benchmark's own deltas), `panda`, `fr3` (target poses).
-        dry_run: with a robot, show what it would be told and tell it nothing. A simulated arm is always told.
-        namespace: of all nodes and topics, for one of several robots; empty for none.
-        cameras: where the pictures come from, as in `agentview=/camera/color/image_raw,wrist=/wrist/image`;
-            empty takes `<name>/image_raw`.
-        arm: other names for some of `ARM_TOPICS`, as in `target_pose=/cartesian/target_pose`: those of the
-            arm's driver.
-        instruction: to begin with; empty waits for one.
-        use_sim_time: `true`, `false`, or `auto`: as the simulator runs.
-        respawn: start a node anew that died or hangs, where the arm can hold meanwhile.
-        policy: run the policy node; off when somebody else publishes chunks (the bridge's script).
-        simulator, console, record, markers: which optional nodes run.
-        output: folder for logs, bag and videos.
+    `bundle` is a folder that exists: command lines and launch files fill in the shipped one.
     """
 
-    bundle: Path
-    backend: str = "auto"
-    suite: str = "embedded"
-    task: int = 0
-    seed: int = 0
-    realtime: bool = False
-    max_steps: int = 0
-    autostart: bool = True
-    repeat: bool = False
-    robot: str = "simulator"
-    dry_run: bool = True
-    namespace: str = ""
-    cameras: str = ""
-    arm: str = ""
-    instruction: str = ""
-    use_sim_time: str = "auto"
-    respawn: bool = False
-    policy: bool = True
-    simulator: bool = True
-    console: bool = True
-    record: bool = False
-    markers: bool = False
-    output: Path = Path("runs")
+    bundle: Path = field(
+        metadata={"sentence": "Folder of the policy bundle. Default: the one that ships with dtvla."}
+    )
+    backend: str = option(
+        "auto", "What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU."
+    )
+    suite: str = option("embedded", "Benchmark suite of the simulator.")
+    task: int = option(0, "Index of the task in the suite, from 0.")
+    seed: int = option(
+        0, "Seed of the first episode's object placement; each further episode takes the next one."
+    )
+    realtime: bool = option(
+        False, "Let the world move on while the policy thinks. Default: lockstep, the world waits."
+    )
+    max_steps: int = option(0, "Control periods per episode (50 ms each); 0 takes the task's own limit.")
+    autostart: bool = option(True, "Begin the first episode as soon as all nodes are active.")
+    repeat: bool = option(False, "Begin the next episode, with the next seed, when one is over.")
+    robot: str = option(
+        SIMULATOR,
+        "Whose limits hold. simulator: the benchmark's own deltas; panda, fr3: target poses the arm can "
+        "follow (with the simulator: its Panda follows them).",
+    )
+    dry_run: bool = option(
+        True,
+        "With a robot: show what it would be told (controller/preview_pose), and tell it nothing. "
+        "A simulated arm is always told.",
+    )
+    namespace: str = option("", "Of all nodes and topics, for one of several robots.")
+    cameras: str = option(
+        "",
+        "Topics of the cameras, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw. "
+        "Default: <name>/image_raw.",
+    )
+    arm: str = option(
+        "",
+        "Topics of the arm's driver, as in target_pose=/cartesian/target_pose,ee_pose=/current_pose. Names: "
+        f"{', '.join(ARM_TOPICS)}.",
+    )
+    instruction: str = option(
+        "", "What to do from the start, without a simulator. Default: wait for /instruction or a goal."
+    )
+    use_sim_time: str = option("auto", "true, false, or auto: true with the simulator.")
+    respawn: bool = option(
+        False, "Start the policy and the display nodes anew when they die or hang; the arm holds meanwhile."
+    )
+    policy: bool = option(True, "Run the policy node; off when somebody else publishes chunks.")
+    simulator: bool = option(
+        True, "Run the simulated robot. Without it, bring your own cameras and robot on the same topics."
+    )
+    console: bool = option(True, "Show the thoughts in this terminal.")
+    record: bool = option(False, "Write an MCAP bag and one video per episode.")
+    markers: bool = option(
+        False, "Publish markers and the overlay picture for rviz: the thought and the planned path."
+    )
+    output: Path = field(default=Path("runs"), metadata={"sentence": "Where logs and recordings go."})
 
     def __post_init__(self) -> None:
-        if self.robot not in ROBOTS:
-            raise ValueError(f"There is no robot '{self.robot}'. Choose one of: {', '.join(ROBOTS)}.")
+        if self.robot not in ROBOT_NAMES:
+            raise InputError(f"There is no robot '{self.robot}'. Choose one of: {', '.join(ROBOT_NAMES)}.")
         if self.simulator and self.robot == "fr3":
-            raise ValueError("The simulated arm is a Panda. Choose robot panda, or leave the simulator out.")
+            raise InputError("The simulated arm is a Panda. Choose robot panda, or leave the simulator out.")
         if self.use_sim_time not in ("auto", "true", "false"):
-            raise ValueError(f"use_sim_time is '{self.use_sim_time}'; it must be auto, true or false.")
+            raise InputError(f"use_sim_time is '{self.use_sim_time}'; it must be auto, true or false.")
         if self.namespace and not _TOPIC.fullmatch(self.namespace):
-            raise ValueError(
+            raise InputError(
                 f"'{self.namespace}' is no namespace: letters, digits and _ only, a letter first."
             )
         self.camera_topics()
@@ -183,7 +202,7 @@ class GraphOptions:
         found = _topics("arm", self.arm, "target_pose=/topic,ee_pose=/topic")
         for name in found:
             if name not in ARM_TOPICS:
-                raise ValueError(f"arm has '{name}'; it may name: {', '.join(ARM_TOPICS)}.")
+                raise InputError(f"arm has '{name}'; it may name: {', '.join(ARM_TOPICS)}.")
         return found
 
 
@@ -192,12 +211,17 @@ def _topics(option: str, text: str, example: str) -> dict[str, str]:
     for item in filter(None, text.replace(" ", "").split(",")):
         name, equals, topic = item.partition("=")
         if not (equals and _TOPIC.fullmatch(name) and _TOPIC.fullmatch(topic)):
-            raise ValueError(
+            raise InputError(
                 f"{option} has '{item}'; it takes a list such as {example}, of names "
                 "with letters, digits and _ only, a letter first."
             )
         found[name] = topic
     return found
+
+
+def sentences() -> dict[str, str]:
+    """What each option of a graph is, in one sentence, by its name."""
+    return {each.name: each.metadata["sentence"] for each in fields(GraphOptions)}
 
 
 def selected(options: GraphOptions) -> list[NodeSpec]:
@@ -210,7 +234,7 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
     lockstep = options.simulator and not options.realtime
     sim_time = options.simulator if options.use_sim_time == "auto" else options.use_sim_time == "true"
     controller: dict[str, ParameterValue] = {"lockstep": lockstep}
-    if options.robot != "simulator":
+    if options.robot != SIMULATOR:
         controller["dry_run"] = options.dry_run and not options.simulator
     decided: dict[str, dict[str, ParameterValue]] = {
         "libero_bridge_node": {
@@ -218,7 +242,7 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
             "task": options.task,
             "seed": options.seed,
             "lockstep": lockstep,
-            "follow": options.robot != "simulator",
+            "follow": options.robot != SIMULATOR,
             "max_steps": options.max_steps,
             "autostart": options.autostart,
             "repeat": options.repeat,
@@ -231,7 +255,7 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
         "controller_node": controller,
         "recorder_node": {"output": str(options.output)},
     }
-    if options.simulator and options.robot != "simulator":  # simulated cameras have no noise, and no delay
+    if options.simulator and options.robot != SIMULATOR:  # simulated cameras have no noise, and no delay
         decided["policy_node"] |= {"frozen_image_s": 0.0, "max_image_age_s": 0.0}
     for node in selected(options):
         if node.lifecycle and node.name != "libero_bridge_node":  # that one makes the time
@@ -239,11 +263,11 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
     return decided
 
 
-def parameter_files(node: NodeSpec, robot: str = "simulator") -> list[Path]:
+def parameter_files(node: NodeSpec, robot: str = SIMULATOR) -> list[Path]:
     """The node's parameter file, and the robot's behind it, which wins; none without parameters."""
     if node.name == "console_node":
         return []
-    robots = [] if robot == "simulator" else [resource(f"config/robots/{robot}.yaml")]
+    robots = [] if robot == SIMULATOR else [resource(f"config/robots/{robot}.yaml")]
     return [resource(f"config/{node.name}.yaml"), *robots]
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dtvla.bringup import domains
 from dtvla.bringup.graph import GraphOptions
 from dtvla.bringup.launcher import Interrupted, RunningGraph
+from dtvla.errors import DtvlaError, InputError
 from dtvla.evaluation import worker_pool
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, failed
 from dtvla.evaluation.runner import Runner, threads_per_worker
@@ -34,7 +35,7 @@ STALL_S = 120.0  # an episode that makes no step for so long is given up
 REFUSED = "The scene was not reset: "  # how the bridge begins such an answer
 
 
-class EpisodeBroken(RuntimeError):
+class EpisodeBroken(DtvlaError, RuntimeError):
     """The graph did not play an episode to its end; the message says what the nodes report."""
 
 
@@ -42,14 +43,14 @@ def check(options: EvalOptions) -> None:
     """Refuses what the graph does not do.
 
     Raises:
-        ValueError: an option that is for evaluations in process.
+        InputError: an option that is for evaluations in process.
     """
     usual = EvalOptions(options.policy)
     kept = ("decoding", "execute_steps", "delay", "variation")
     wrong = [name for name in kept if getattr(options, name) != getattr(usual, name)]
     wrong += ["thinking"] if options.thinking == "lagging" else []
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"The graph runs a policy as it is deployed: --{wrong[0].replace('_', '-')} "
             f"{getattr(options, wrong[0])} is for --in-process."
         )

@@ -27,50 +27,25 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 from dtvla.bringup.graph import (
-    ARM_TOPICS,
-    ROBOTS,
     GraphOptions,
     NodeSpec,
     overrides,
     parameter_files,
     remappings,
     selected,
+    sentences,
 )
 from dtvla.bringup.launch_lifecycle import BringUp
 from dtvla.bringup.sros2 import enclave
+from dtvla.control.options import ARM_NAMES, ROBOT_NAMES, SIMULATOR
+from dtvla.errors import InputError
 from dtvla.policy.options import BACKENDS
 from dtvla.resources import default_bundle, resource
 
 RESPAWN_DELAY_S = 1.0
-SENTENCES = {
-    "bundle": "folder of the policy bundle; empty takes the one that ships with dtvla",
-    "backend": "what runs it; auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU",
-    "suite": "benchmark suite of the first episode",
-    "task": "index of the task in the suite",
-    "seed": "seed of the first episode's object placement",
-    "realtime": "let the simulated world move on while the policy thinks",
-    "max_steps": "control periods per episode; 0 takes the task's own limit",
-    "autostart": "begin the first episode at once",
-    "repeat": "begin the next episode when one is over",
-    "robot": "simulator (the benchmark's deltas), panda or fr3 (target poses within the arm's limits)",
-    "dry_run": "with a robot: publish what it would be told on controller/preview_pose, and tell it nothing",
-    "namespace": "of all nodes and topics, for one of several robots",
-    "cameras": "camera topics, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw",
-    "arm": "topics of the arm's driver, as in target_pose=/cartesian/target_pose; names: "
-    + ", ".join(ARM_TOPICS),
-    "instruction": "what to do from the start; empty waits for /instruction or a goal",
-    "use_sim_time": "true, false, or auto: true with the simulator",
-    "respawn": "start policy and display nodes anew when they die; the arm holds meanwhile",
-    "policy": "run the policy node",
-    "simulator": "run the simulated robot",
-    "console": "show the thoughts in the terminal",
-    "record": "write a bag and one video per episode",
-    "markers": "publish markers and the overlay picture for rviz",
-    "output": "folder for bag and videos",
-    "rviz": "start rviz and robot_state_publisher as well",
-}
+SENTENCES = sentences() | {"rviz": "Start rviz and robot_state_publisher as well."}
 SCENE = ("suite", "task", "seed", "realtime", "max_steps", "autostart", "repeat")  # of a simulated robot
-CHOICES = {"robot": ROBOTS, "backend": BACKENDS, "use_sim_time": ("auto", "true", "false")}
+CHOICES = {"robot": ROBOT_NAMES, "backend": BACKENDS, "use_sim_time": ("auto", "true", "false")}
 _TRUE = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -98,7 +73,7 @@ def parse_option(name: str, text: str) -> bool | int | str | Path:
     """Reads the text of a launch argument as the type its field of `GraphOptions` has.
 
     Raises:
-        ValueError: the text is no such value; the sentence names the argument.
+        InputError: the text is no such value; the sentence names the argument.
     """
     if name == "bundle" and not text:
         return default_bundle()
@@ -109,7 +84,7 @@ def parse_option(name: str, text: str) -> bool | int | str | Path:
         try:
             return int(text)
         except ValueError:
-            raise ValueError(f"Launch argument {name}:={text} must be a whole number.") from None
+            raise InputError(f"Launch argument {name}:={text} must be a whole number.") from None
     return Path(text) if isinstance(standard, Path) else text
 
 
@@ -117,10 +92,10 @@ def parse_flag(name: str, text: str) -> bool:
     """Reads a launch argument that is true or false.
 
     Raises:
-        ValueError: it is neither; the sentence names the argument.
+        InputError: it is neither; the sentence names the argument.
     """
     if text.lower() not in _TRUE:
-        raise ValueError(f"Launch argument {name}:={text} must be true or false.")
+        raise InputError(f"Launch argument {name}:={text} must be true or false.")
     return _TRUE[text.lower()]
 
 
@@ -167,7 +142,7 @@ def _rviz(context: LaunchContext) -> list[Action]:
         return []
     sim_time = text("simulator") if text("use_sim_time") == "auto" else text("use_sim_time")
     source = PythonLaunchDescriptionSource(str(resource("launch/rviz.launch.py")))
-    robot = "panda" if text("robot") == "simulator" else text("robot")
+    robot = ARM_NAMES[0] if text("robot") == SIMULATOR else text("robot")
     arguments = {"use_sim_time": sim_time, "robot": robot}
     arguments |= {name: text(name) for name in ("namespace", "cameras")}
     if parse_flag("simulator", text("simulator")) and text("namespace"):

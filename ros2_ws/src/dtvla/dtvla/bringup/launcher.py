@@ -30,6 +30,7 @@ from dtvla.bringup.graph import (
 )
 from dtvla.bringup.shared_memory import sweep
 from dtvla.bringup.sros2 import enclave
+from dtvla.errors import DtvlaError
 
 if TYPE_CHECKING:
     from dtvla.nodes.lifecycle.graph_client import GraphClient
@@ -41,7 +42,7 @@ SETTLED_S = 60.0  # a younger file may belong to a process that is just about to
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ChildDied(RuntimeError):
+class ChildDied(DtvlaError, RuntimeError):
     """A process of the graph ended by itself; the message names it and quotes its last words."""
 
 

@@ -11,7 +11,6 @@ import yaml
 from dtvla.bringup.graph import GraphOptions
 
 CONFIG = "urdf/dtvla.rviz"
-ROBOTS = ("panda", "fr3")
 TRANSFORMS = ("/tf", "/tf_static")
 
 

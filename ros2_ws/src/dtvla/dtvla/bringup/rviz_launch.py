@@ -13,13 +13,15 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from dtvla.bringup.launch_description import parse_flag
-from dtvla.bringup.rviz_config import CONFIG, ROBOTS, TRANSFORMS, remappings
+from dtvla.bringup.rviz_config import CONFIG, TRANSFORMS, remappings
 from dtvla.control.kinematics import read_urdf
+from dtvla.control.options import ARM_NAMES
+from dtvla.errors import InputError
 from dtvla.resources import resource
 
 ARGUMENTS = {
     "use_sim_time": ("true", "true with the simulator, false on a robot"),
-    "robot": ("panda", "whose model is shown: panda or fr3"),
+    "robot": (ARM_NAMES[0], f"whose model is shown: {' or '.join(ARM_NAMES)}"),
     "namespace": ("", "of the robot to look at, where there are several"),
     "cameras": ("", "camera topics, as in agentview=/camera/color/image_raw,wrist=/wrist/image_raw"),
     "clock": (
@@ -42,11 +44,11 @@ def rviz_description() -> LaunchDescription:
 def _nodes(context: LaunchContext) -> list[Action]:
     chosen = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     robot, namespace = chosen["robot"], chosen["namespace"]
-    if robot not in ROBOTS:
-        raise ValueError(f"Launch argument robot:={robot} must be one of: {', '.join(ROBOTS)}.")
+    if robot not in ARM_NAMES:
+        raise InputError(f"Launch argument robot:={robot} must be one of: {', '.join(ARM_NAMES)}.")
     config = Path(chosen["config"] or resource(CONFIG))
     if not config.is_file():
-        raise ValueError(f"Launch argument config:={config}: there is no such file.")
+        raise InputError(f"Launch argument config:={config}: there is no such file.")
     timed = {"use_sim_time": parse_flag("use_sim_time", chosen["use_sim_time"])}
     time = [("/clock", chosen["clock"])]
     model = read_urdf(resource(f"urdf/{robot}.urdf.xacro"))

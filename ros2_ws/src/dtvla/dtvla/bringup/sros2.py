@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dtvla.bringup.graph import GRAPH
 from dtvla.bringup.ports import CAMERA, CAMERAS, EVERY_NODE, Ports, ports
+from dtvla.errors import InputError
 
 FILE = "policy.xml"
 OPERATOR = "/"  # the enclave that ROS tools and launchers are in when nothing names another
@@ -122,11 +123,11 @@ def write(folder: Path, site: RobotSite) -> Path:
     """Writes the policy into a folder; returns its path.
 
     Raises:
-        ValueError: there is one already.
+        InputError: there is one already.
     """
     path = folder / FILE
     if path.exists():
-        raise ValueError(f"{path} exists already and is not overwritten. Remove it, or name another folder.")
+        raise InputError(f"{path} exists already and is not overwritten. Remove it, or name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(policy(site))
     return path
@@ -136,13 +137,13 @@ def remappings(words: Sequence[str]) -> dict[str, str]:
     """Remappings as `ros2 run` takes them, such as `target_pose:=/arm/target_pose`.
 
     Raises:
-        ValueError: one has no such form.
+        InputError: one has no such form.
     """
     found = {}
     for word in words:
         old, separator, new = word.partition(":=")
         if not (separator and old and new):
-            raise ValueError(f"A remapping is FROM:=TO, such as target_pose:=/arm/target_pose, not '{word}'.")
+            raise InputError(f"A remapping is FROM:=TO, such as target_pose:=/arm/target_pose, not '{word}'.")
         found[old] = new
     return found
 
@@ -196,4 +197,4 @@ def _absolute(namespace: str) -> str:
 
 def _check(name: str, what: str, pattern: re.Pattern[str]) -> None:
     if not pattern.fullmatch(name):
-        raise ValueError(f"{what} '{name}' is no ROS name: letters, digits and _ only, a letter first.")
+        raise InputError(f"{what} '{name}' is no ROS name: letters, digits and _ only, a letter first.")

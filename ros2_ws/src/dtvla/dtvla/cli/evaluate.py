@@ -1,150 +1,152 @@
-"""The commands around the simulator: `dtvla eval` and `dtvla assets`."""
+"""The command `dtvla eval`: success in closed loop, in process, through the ROS graph or on a cluster."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
 from tyro.conf import arg
-from tyro.extras import SubcommandApp
 
+from dtvla.cli import sweeps
+from dtvla.cli.common import FAILED, FLAT, OK, PolicyChoice, console, task_numbers, use_assets
 from dtvla.control.options import ChunkMode, ChunkSeam
-from dtvla.policy.options import BackendName, Decoding, Thinking
+from dtvla.errors import InputError
+from dtvla.policy.options import Decoding, Thinking
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dtvla.evaluation.results import EpisodeResult, EvalOptions
+    from dtvla.evaluation.results import EpisodeResult, EvalOptions, Through
     from dtvla.evaluation.runner import Runner
-    from dtvla.sim.assets import Assets
-
-OK, FAILED = 0, 1
-MOST_TASKS = 1000  # as the bridge's parameter `task`
-
-assets_app = SubcommandApp()
-console = Console()
 
 
-def evaluate(
-    bundle: Annotated[str | None, arg(aliases=("--policy",))] = None,
-    backend: BackendName = "auto",
-    suite: str = "embedded",
-    tasks: str = "",
-    episodes: int = 60,
-    trials: int | None = None,
-    seed0: int | None = None,
-    workers: int = 0,
-    image_size: int = 128,
-    thinking: Thinking = "drafts",
-    decoding: Decoding | Literal["swapped"] = "hybrid",
-    delay: str = "",
-    chunk_mode: ChunkMode = "open_loop",
-    chunk_seam: ChunkSeam = "cut",
-    variation: str = "",
-    vary: str = "",
-    max_steps: int | None = None,
-    in_process: bool = False,
-    ros: bool = False,
-    ray: str = "",
-    servers: int = 1,
-    watched: bool = False,
-    assets: Path | None = None,
-    output: Path = Path("runs/eval"),
-    resume: Path | None = None,
-) -> int:
-    """Measure success in closed loop by the benchmark's protocol: in process, through ROS or on a cluster.
+@dataclass(frozen=True)
+class Evaluate(PolicyChoice):
+    """Options of `dtvla eval`."""
 
-    Args:
-        bundle: Folder of the policy bundle; or expert (knows the state), random, or replay:FILE (the
-            episodes.jsonl of an evaluation). Default: the bundle that ships with dtvla.
-        backend: What runs it. auto: TensorRT engines that fit this machine, else ONNX Runtime on the CPU.
-        suite: Benchmark suite: embedded, embedded_tray, libero_spatial, libero_object, libero_goal or
-            libero_10.
-        tasks: Tasks of the suite, such as 0-9 or 0,3,5. Default: all.
-        episodes: Number of episodes, dealt to the tasks in turn.
-        trials: Episodes per task, instead of --episodes. The benchmark's protocol has 50.
-        seed0: First seed. Default: 10000 (the shipped policy has not seen those from there on); in LIBERO's
-            suites 0, and the seed is the number of the task's fixed initial state.
-        workers: Processes to use; with --ros graphs, with --ray simulators. Default: one per processor.
-        image_size: Side of the camera images in pixels; the reference renders 256 in LIBERO's suites.
-        thinking: plain writes each thought token by token; drafts tries the last thought first (faster, the
-            same words); lagging acts on the thought about the image before.
-        decoding: The variants that the paper compares: hybrid thinks, then acts in one parallel pass;
-            autoregressive acts value by value; masked and random act on an empty or a random thought;
-            none leaves the thinking prompt out as well; swapped acts on a thought about another task.
-        delay: Seconds from picture to chunk (0 to 1), or measured: the world moves on meanwhile, and chunks
-            are executed by the controller's own executor. Default: the world waits.
-        chunk_mode: How chunks are executed, with a delay; as the controller node's parameter.
-        chunk_seam: The passage from one chunk to the next, in receding and ensembled.
-        variation: What differs from the suite's own world, with a strength of 0 to 3: camera:2, fov, light,
-            background, noise, blur, jpeg, occlusion, instruction or robot.
-        vary: Several variations, each in a folder of its own, compared with the suite's own world:
-            camera:1,light:3, or all, or all:3.
-        max_steps: Control periods of an episode (50 ms each); 115 asks for haste. Default: the suite's limit.
-        in_process: Simulator and policy in one process, without ROS: the default, and the fastest.
-        ros: Through the real ROS graph in lockstep, as many graphs as workers; the same results.
-        ray: Through Ray: the address of a cluster, or local to start one here; the same results.
-        servers: Policy servers on the cluster; each decides for its simulators in batches.
-        watched: Render every picture, also those that nobody looks at (to measure speed with scripts).
-        assets: Folder or tar archive with LIBERO's assets. Default: DTVLA_ASSETS, or what was fetched.
-        output: Where the results go (a folder per run is made in it).
-        resume: Folder of an interrupted evaluation to go on with; all other options are those it had.
-    """
+    bundle: Annotated[str | None, arg(aliases=("--policy",))] = None
+    """Folder of the policy bundle; or expert (knows the state), random, or replay:FILE (the episodes.jsonl
+    of an evaluation). Default: the bundle that ships with dtvla."""
+    workers: int = 0
+    """Processes to use; with --ros graphs, with --ray simulators. Default: one per processor."""
+    suite: str = "embedded"
+    """Benchmark suite: embedded, embedded_tray, libero_spatial, libero_object, libero_goal or libero_10."""
+    tasks: str = ""
+    """Tasks of the suite, such as 0-9 or 0,3,5. Default: all."""
+    episodes: int = 60
+    """Number of episodes, dealt to the tasks in turn."""
+    trials: int | None = None
+    """Episodes per task, instead of --episodes. The benchmark's protocol has 50."""
+    seed0: int | None = None
+    """First seed. Default: 10000 (the shipped policy has not seen those from there on); in LIBERO's suites
+    0, and the seed is the number of the task's fixed initial state."""
+    image_size: int = 128
+    """Side of the camera images in pixels; the reference renders 256 in LIBERO's suites."""
+    thinking: Thinking = "drafts"
+    """plain writes each thought token by token; drafts tries the last thought first (faster, the same
+    words); lagging acts on the thought about the image before."""
+    decoding: Decoding | Literal["swapped"] = "hybrid"
+    """The variants that the paper compares: hybrid thinks, then acts in one parallel pass; autoregressive
+    acts value by value; masked and random act on an empty or a random thought; none leaves the thinking
+    prompt out as well; swapped acts on a thought about another task."""
+    delay: str = ""
+    """Seconds from picture to chunk (0 to 1), or measured: the world moves on meanwhile, and chunks are
+    executed by the controller's own executor. Default: the world waits."""
+    chunk_mode: ChunkMode = "open_loop"
+    """How chunks are executed, with a delay; as the controller node's parameter."""
+    chunk_seam: ChunkSeam = "cut"
+    """The passage from one chunk to the next, in receding and ensembled."""
+    variation: str = ""
+    """What differs from the suite's own world, with a strength of 0 to 3: camera:2, fov, light, background,
+    noise, blur, jpeg, occlusion, instruction or robot."""
+    vary: str = ""
+    """Several variations, each in a folder of its own, compared with the suite's own world:
+    camera:1,light:3, or all, or all:3."""
+    max_steps: int | None = None
+    """Control periods of an episode (50 ms each); 115 asks for haste. Default: the suite's limit."""
+    in_process: bool = False
+    """Simulator and policy in one process, without ROS: the default, and the fastest."""
+    ros: bool = False
+    """Through the real ROS graph in lockstep, as many graphs as workers; the same results."""
+    ray: str = ""
+    """Through Ray: the address of a cluster, or local to start one here; the same results."""
+    servers: int = 1
+    """Policy servers on the cluster; each decides for its simulators in batches."""
+    watched: bool = False
+    """Render every picture, also those that nobody looks at (to measure speed with scripts)."""
+    output: Path = Path("runs/eval")
+    """Where the results go (a folder per run is made in it)."""
+    resume: Path | None = None
+    """Folder of an interrupted evaluation to go on with; all other options are those it had."""
+
+    @property
+    def through(self) -> Through:
+        """What runs the episodes.
+
+        Raises:
+            InputError: more than one thing is asked for.
+        """
+        if self.in_process + self.ros + bool(self.ray) > 1:
+            raise InputError("Give one of --in-process, --ros and --ray: the results are the same.")
+        return "ros" if self.ros else "ray" if self.ray else "process"
+
+    def options(self) -> EvalOptions:
+        """What is to be evaluated: as asked for, or as the evaluation that is resumed was begun."""
+        from dtvla.evaluation.results import EvalOptions, begun_options
+        from dtvla.policy.bundle.loading import Bundle
+        from dtvla.resources import default_bundle
+
+        if self.resume is not None:
+            options = begun_options(self.resume)
+        else:
+            options = EvalOptions(
+                policy=self.bundle or default_bundle(),
+                backend=self.backend,
+                suite=self.suite,
+                episodes=self.episodes,
+                seed0=self.seed0,
+                image_size=self.image_size,
+                tasks=task_numbers(self.tasks),
+                trials=self.trials,
+                thinking=self.thinking,
+                decoding=self.decoding,
+                delay=delay_s(self.delay),
+                chunk_mode=self.chunk_mode,
+                chunk_seam=self.chunk_seam,
+                variation=self.variation,
+                max_steps=self.max_steps,
+            )
+        if not options.scripted:
+            options = replace(options, policy=str(Bundle.load(options.policy).path))
+        return replace(options, through=self.through, watched=self.watched)
+
+
+def evaluate(asked: Annotated[Evaluate, FLAT]) -> int:
+    """Measure success in closed loop by the benchmark's protocol: in process, through ROS or on a cluster."""
     from dtvla.bringup import graph_evaluation
     from dtvla.bringup.demo import fresh_folder
-    from dtvla.cli import sweeps
     from dtvla.evaluation import ray_cluster
-    from dtvla.evaluation.results import EvalOptions, Through, begun_options
     from dtvla.evaluation.runner import plan
     from dtvla.evaluation.sweeps.sweep import SWEEP
-    from dtvla.policy.bundle.loading import Bundle
-    from dtvla.resources import default_bundle
 
-    use_assets(assets)
-    if resume is not None and (resume / SWEEP).is_file():
-        return sweeps.go_on(resume, workers)
-    if resume is not None:
-        options = begun_options(resume)
-    else:
-        options = EvalOptions(
-            policy=bundle or default_bundle(),
-            backend=backend,
-            suite=suite,
-            episodes=episodes,
-            seed0=seed0,
-            image_size=image_size,
-            tasks=task_numbers(tasks),
-            trials=trials,
-            thinking=thinking,
-            decoding=decoding,
-            delay=delay_s(delay),
-            chunk_mode=chunk_mode,
-            chunk_seam=chunk_seam,
-            variation=variation,
-            max_steps=max_steps,
-        )
-    if not options.scripted:
-        options = replace(options, policy=str(Bundle.load(options.policy).path))
-    through: Through = "ros" if ros else "ray" if ray else "process"
-    if in_process + ros + bool(ray) > 1:
-        raise ValueError("Give one of --in-process, --ros and --ray: the results are the same.")
-    options = replace(options, through=through, watched=watched)
-    if vary:
-        if through != "process":
-            raise ValueError("--vary compares evaluations in process; give each --variation alone.")
-        return sweeps.vary(options, vary, workers, output)
-    if through == "ros":
+    use_assets(asked.assets)
+    if asked.resume is not None and (asked.resume / SWEEP).is_file():
+        return sweeps.go_on(asked.resume, asked.processes)
+    options = asked.options()
+    if asked.vary:
+        if options.through != "process":
+            raise InputError("--vary compares evaluations in process; give each --variation alone.")
+        return sweeps.vary(options, asked.vary, asked.processes, asked.output)
+    if options.through == "ros":
         graph_evaluation.check(options)
-    if through == "ray":
+    if options.through == "ray":
         ray_cluster.check(options)
     planned = len(plan(options))  # a wrong option is told before a folder is made
-    folder = resume or fresh_folder(output)
-    crew = max(1, min(workers or os.cpu_count() or 1, planned))
-    results = evaluate_into(folder, options, crew, _runner(options, folder, ray, servers))
+    folder = asked.resume or fresh_folder(asked.output)
+    workers = max(1, min(asked.processes, planned))
+    results = evaluate_into(folder, options, workers, _runner(options, folder, asked.ray, asked.servers))
     return FAILED if any(result.error for result in results) else OK
 
 
@@ -236,76 +238,6 @@ def success_tables(results: list[EpisodeResult]) -> list[Table]:
     return [view] if all(result.success for result in ran) else [view, endings]
 
 
-@assets_app.command
-def fetch(assets: Path | None = None) -> int:
-    """Get LIBERO's assets and use them from now on. The embedded suite needs none.
-
-    Args:
-        assets: Folder or tar archive that holds them. Default: the hub, where hf-libero looks for them.
-    """
-    from rich.progress import Progress
-
-    from dtvla.sim.assets import install
-
-    with Progress(console=console) as progress:
-        bar = progress.add_task("from the hub" if assets is None else f"from {assets.name}", total=1.0)
-        got = install(assets, lambda share: progress.update(bar, completed=share))
-    _describe(got)
-    return OK
-
-
-@assets_app.command(name="check")
-def check_assets(assets: Path | None = None) -> int:
-    """Say which assets are in use, and build one scene of each LIBERO suite with them (half a minute).
-
-    Args:
-        assets: Folder or tar archive to look at. Default: DTVLA_ASSETS, or what was fetched.
-    """
-    from dtvla.sim.assets import describe
-    from dtvla.sim.env import SUITES, SimEnv
-    from dtvla.sim.suites import embedded
-
-    use_assets(assets)
-    _describe(describe())
-    for suite in SUITES:
-        if suite not in embedded.SUITES:
-            with console.status(f"Building a scene of {suite} ..."):
-                env = SimEnv(suite, 0, render=False)
-                env.reset(0)
-                env.close()
-                del env
-            console.print(f"  [green]well[/]  {suite}: task 0 builds and settles")
-    return OK
-
-
-@assets_app.command
-def path(assets: Path | None = None) -> int:
-    """Print the folder that LIBERO's assets are read from.
-
-    Args:
-        assets: Folder or tar archive to look at. Default: DTVLA_ASSETS, or what was fetched.
-    """
-    from dtvla.sim.assets import find
-
-    use_assets(assets)
-    print(find())
-    return OK
-
-
-def use_assets(assets: Path | None) -> None:
-    """Names the assets for this process and all that it starts."""
-    from dtvla.sim.assets import VARIABLE
-
-    if assets is not None:
-        os.environ[VARIABLE] = str(assets.expanduser().resolve())
-
-
-def _describe(assets: Assets) -> None:
-    console.print(assets.label, highlight=False, markup=False)
-    console.print(f"  folder  {assets.folder}", highlight=False, markup=False)
-    console.print(f"  files   {assets.files}, SHA-256 {assets.digest}", highlight=False, soft_wrap=True)
-
-
 def delay_s(words: str) -> float | Literal["measured"] | None:
     """`--delay` as an option: seconds, `measured`, or None for nothing."""
     if words in ("", "measured"):
@@ -313,17 +245,4 @@ def delay_s(words: str) -> float | Literal["measured"] | None:
     try:
         return float(words)
     except ValueError:
-        raise ValueError(f"--delay takes seconds such as 0.2, or measured, not '{words}'.") from None
-
-
-def task_numbers(words: str) -> tuple[int, ...]:
-    """`0-3,7` as numbers."""
-    found: list[int] = []
-    for part in filter(None, words.replace(" ", "").split(",")):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or part.endswith("-"):
-            raise ValueError(f"--tasks takes numbers and ranges such as 0-9 or 0,3,5, not '{words}'.")
-        if int(last or first) > MOST_TASKS:
-            raise ValueError(f"--tasks '{words}' is beyond any suite; numbers up to {MOST_TASKS} are taken.")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(dict.fromkeys(found))
+        raise InputError(f"--delay takes seconds such as 0.2, or measured, not '{words}'.") from None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-OK = 0
+from dtvla.cli.common import OK, console
 
 security_app = SubcommandApp()
-console = Console()
 
 
 @security_app.command

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass, replace
 
 from dtvla.control.action_chunk import Chunk
+from dtvla.errors import InputError
 
 LIBERO_FULL_SCALE_M = 0.05
 LIBERO_FULL_SCALE_RAD = 0.5
@@ -37,7 +38,7 @@ class HardwareScale:
     def __post_init__(self) -> None:
         for name, factor in vars(self).items():
             if not 0 < factor <= 1:
-                raise ValueError(f"The factor of the {name} is {factor}; it must lie in (0, 1].")
+                raise InputError(f"The factor of the {name} is {factor}; it must lie in (0, 1].")
 
 
 def rotation_scale(
@@ -50,7 +51,7 @@ def rotation_scale(
     """
     figures = (max_angular_velocity_rad_s, period_s, full_scale_rad)
     if not all(math.isfinite(figure) and figure > 0 for figure in figures):
-        raise ValueError(f"Velocity, period and full scale must be finite and above 0, not {figures}.")
+        raise InputError(f"Velocity, period and full scale must be finite and above 0, not {figures}.")
     return min(1.0, max_angular_velocity_rad_s * period_s / full_scale_rad)
 
 

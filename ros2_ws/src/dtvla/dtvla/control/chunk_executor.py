@@ -23,6 +23,7 @@ from dtvla.control.motion_time import DelayEstimate, MotionClock
 from dtvla.control.open_loop_executor import Command, ControllerState, OpenLoopExecutor
 from dtvla.control.stopping import StoppingLimits, StoppingMotion
 from dtvla.control.temporal_ensembling import Blending
+from dtvla.errors import InputError
 
 
 class ExecutionMode(Enum):
@@ -41,8 +42,8 @@ class ChunkExecutor:
 
     Args:
         mode: how chunks are executed.
-        limits: what is let through.
-        lockstep, max_age_s, gripper_opening_m: as of the `OpenLoopExecutor`.
+        limits: what is let through; a hold before any chunk leaves the gripper at its largest opening.
+        lockstep, max_age_s: as of the `OpenLoopExecutor`.
         blend: how chunks become one motion (not in OPEN_LOOP).
         stopping: how fast the arm slows down when a chunk is late; None stops it dead.
         tick_ns: time between two ticks; None: one tick per row.
@@ -62,18 +63,17 @@ class ChunkExecutor:
         *,
         lockstep: bool,
         max_age_s: float,
-        gripper_opening_m: float,
         blend: Blending | None = None,
         stopping: StoppingLimits | None = None,
         tick_ns: int | None = None,
         delay: DelayEstimate | None = None,
     ) -> None:
         if tick_ns is not None and tick_ns <= 0:
-            raise ValueError(f"The time between two ticks is {tick_ns} ns; give a figure above 0.")
+            raise InputError(f"The time between two ticks is {tick_ns} ns; give a figure above 0.")
         self.mode = mode
         self.delay = delay or DelayEstimate()
         self.late_chunks = 0
-        self._open_loop = OpenLoopExecutor(limits, lockstep, max_age_s, gripper_opening_m)
+        self._open_loop = OpenLoopExecutor(limits, lockstep, max_age_s, limits.max_gripper_opening_m)
         self._plans = ChunkBuffer(blend or Blending(), overlap=mode is ExecutionMode.ENSEMBLED)
         self._stopping = stopping
         self._tick_length_ns = self._lasts_ns = tick_ns

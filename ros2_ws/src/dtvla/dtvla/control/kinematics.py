@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.control.limits.motion import Pose
+from dtvla.errors import DtvlaError
 
 Vector = NDArray[np.float64]
 
 
-class KinematicsUnavailable(RuntimeError):
+class KinematicsUnavailable(DtvlaError, RuntimeError):
     """The robot model cannot be used on this machine; the message says what to do."""
 
 

@@ -15,6 +15,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
+
 Vector = NDArray[np.float64]
 
 
@@ -43,9 +45,9 @@ class Blending:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.ensemble_rate):
-            raise ValueError(f"'ensemble_rate' is {self.ensemble_rate}; give a finite number.")
+            raise InputError(f"'ensemble_rate' is {self.ensemble_rate}; give a finite number.")
         if not (np.isfinite(self.seam_rows) and self.seam_rows > 0):
-            raise ValueError(f"'seam_rows' is {self.seam_rows}; give a finite number above 0.")
+            raise InputError(f"'seam_rows' is {self.seam_rows}; give a finite number above 0.")
 
 
 def ensemble_weights(count: int, rate: float) -> Vector:

@@ -60,7 +60,6 @@ class Delay:
             limits,
             lockstep=False,
             max_age_s=MAX_DELAY_S,
-            gripper_opening_m=limits.max_gripper_opening_m,
             blend=Blending(seam=self.seam),
             stopping=StoppingLimits(smooth.linear, smooth.angular),
         )

@@ -10,6 +10,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar, TypeVar
 
+from dtvla.errors import DtvlaError
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, failed
 from dtvla.evaluation.work_queue import MOST_DEATHS, Pair, WorkQueue
 
@@ -18,7 +19,7 @@ Work = Callable[[EvalOptions, Iterable[Pair]], Iterable[EpisodeResult]]
 END_TIMEOUT_S = 20.0  # a worker may have processes of its own to end
 
 
-class EvaluationRefused(RuntimeError):
+class EvaluationRefused(DtvlaError, RuntimeError):
     """No episode can be run; the message says why."""
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dtvla.errors import InputError
+
 SPAN_EPSILON = 1e-8  # added to q99 - q01 by the reference
 
 
@@ -33,9 +35,9 @@ class ActionTokenizer:
 
     def __post_init__(self) -> None:
         if self.bins < 3:
-            raise ValueError(f"An action codec needs at least 3 bins, not {self.bins}.")
+            raise InputError(f"An action codec needs at least 3 bins, not {self.bins}.")
         if self.decode_shift not in (0, 1):
-            raise ValueError(f"decode_shift is 0 (reference) or 1 (unbiased), not {self.decode_shift!r}.")
+            raise InputError(f"decode_shift is 0 (reference) or 1 (unbiased), not {self.decode_shift!r}.")
 
     @cached_property
     def edges(self) -> NDArray[np.float64]:
@@ -62,7 +64,7 @@ class ActionTokenizer:
         """
         array = np.asarray(values, np.float64)
         if not np.isfinite(array).all():
-            raise ValueError("An action to encode holds NaN or infinity; check the episode it comes from.")
+            raise InputError("An action to encode holds NaN or infinity; check the episode it comes from.")
         return np.searchsorted(self.edges, np.clip(array, -1.0, 1.0), side="left").astype(np.int64)
 
     def value_of(self, bin_indices: ArrayLike) -> NDArray[np.float64]:
@@ -86,7 +88,7 @@ class ActionTokenizer:
         """Value of each column of the action head (column k is id `action_begin + k`)."""
         array = np.asarray(columns, np.int64)
         if array.size and (array.min() < 0 or array.max() >= self.bins):
-            raise ValueError("A token to decode is not one of the action ids.")
+            raise InputError("A token to decode is not one of the action ids.")
         return self.value_of(self.bins - 1 - array)
 
 
@@ -113,22 +115,22 @@ class Normaliser:
         arrays = []
         for name in ("q01", "q99", "mask"):
             if name not in stats:
-                raise ValueError(
+                raise InputError(
                     f"{where}.{name} is missing: actions cannot be brought back to robot units without it. "
                     "Take the statistics from the data set the policy was trained on."
                 )
             value = np.asarray(stats[name])
             if value.shape != (action_dim,):
-                raise ValueError(f"{where}.{name} has shape {list(value.shape)}, expected [{action_dim}].")
+                raise InputError(f"{where}.{name} has shape {list(value.shape)}, expected [{action_dim}].")
             arrays.append(value)
         if arrays[2].dtype != np.bool_:
-            raise ValueError(f"{where}.mask must hold true or false for each of the {action_dim} dimensions.")
+            raise InputError(f"{where}.mask must hold true or false for each of the {action_dim} dimensions.")
         if not all(np.issubdtype(a.dtype, np.number) and np.isfinite(a).all() for a in arrays[:2]):
-            raise ValueError(f"{where}.q01 and {where}.q99 must be finite numbers.")
+            raise InputError(f"{where}.q01 and {where}.q99 must be finite numbers.")
         q01, q99 = (a.astype(np.float64) for a in arrays[:2])
         narrow = np.flatnonzero(arrays[2] & (q99 <= q01))
         if narrow.size:
-            raise ValueError(
+            raise InputError(
                 f"{where}: q99 is not above q01 in dimension {int(narrow[0])} "
                 f"({q99[narrow[0]]} and {q01[narrow[0]]}); recompute the statistics on moving data."
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.errors import DecisionStopped, PolicyFault, PolicyInputError
+from dtvla.errors import DecisionStopped, InputError, PolicyFault, PolicyInputError
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.backends.onnxruntime_batch import OnnxRuntimeBatch
 from dtvla.policy.backends.protocol import BatchBackend, Logits, Pass
@@ -40,7 +40,7 @@ class PolicyBatch:
         samplers: who picks words and actions for each robot; None follows the policy's options.
 
     Raises:
-        ValueError: a policy that cannot be batched: the autoregressive baseline is for one robot only.
+        InputError: a policy that cannot be batched: the autoregressive baseline is for one robot only.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class PolicyBatch:
         samplers: Sequence[Sampler] | None = None,
     ) -> None:
         if size < 1:
-            raise ValueError(f"A batch serves at least one robot, not {size}.")
+            raise InputError(f"A batch serves at least one robot, not {size}.")
         if policy.options.decoding == "autoregressive":
-            raise ValueError("Autoregressive actions are a baseline for one robot; choose another decoding.")
+            raise InputError("Autoregressive actions are a baseline for one robot; choose another decoding.")
         if batch is None:
             if not isinstance(policy.backend, OnnxRuntimeBackend):
-                raise ValueError("Decisions in batches need the onnxruntime backend.")
+                raise InputError("Decisions in batches need the onnxruntime backend.")
             batch = OnnxRuntimeBatch(policy.backend, size, slack=policy.bundle.spec.thought_cap + 2)
         if batch.size != size:
-            raise ValueError(f"The batch has {batch.size} sequences for {size} robots.")
+            raise InputError(f"The batch has {batch.size} sequences for {size} robots.")
         self._batch = batch
         own: Sequence[Sampler | None] = samplers or [None] * size
         self._robots = [Policy(policy.bundle, policy.backend, policy.options, each) for each in own]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.errors import PolicyFault, PolicyInputError
+from dtvla.errors import InputError, PolicyFault, PolicyInputError
 from dtvla.policy.backends.protocol import Backend, Features, Pass
 from dtvla.policy.options import Decoding
 from dtvla.policy.token_layout import NEVER, Bounds, TokenLayout
@@ -92,7 +92,7 @@ class Sampler:
         self._action_temperature = temperature if action_temperature is None else action_temperature
         for value in (self._temperature, self._action_temperature):
             if not (np.isfinite(value) and value >= 0):
-                raise ValueError(f"The temperature must be a number from 0 upwards, got {value!r}.")
+                raise InputError(f"The temperature must be a number from 0 upwards, got {value!r}.")
         self._layout, self._seed = layout, seed
         self.restart()
 

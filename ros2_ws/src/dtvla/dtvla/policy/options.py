@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from dtvla.errors import InputError
+
 # The paper compares them. "hybrid" thinks, then acts in one parallel pass; "autoregressive" acts token by
 # token; "masked" and "random" keep the thinking prompt but put an empty or a random thought; "none" leaves
 # the thinking prompt out too, as empty thoughts look in training.
@@ -47,8 +49,8 @@ class DecisionOptions:
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
-            raise ValueError(f"Unknown decoding {self.decoding!r}; choose one of {', '.join(DECODINGS)}.")
+            raise InputError(f"Unknown decoding {self.decoding!r}; choose one of {', '.join(DECODINGS)}.")
         if self.thought_tokens is not None and self.thought_tokens < 1:
-            raise ValueError(f"thought_tokens is {self.thought_tokens}; a thought has at least one token.")
+            raise InputError(f"thought_tokens is {self.thought_tokens}; a thought has at least one token.")
         if self.thought_seconds is not None and not self.thought_seconds > 0:
-            raise ValueError(f"thought_seconds is {self.thought_seconds}; it must be above 0.")
+            raise InputError(f"thought_seconds is {self.thought_seconds}; it must be above 0.")

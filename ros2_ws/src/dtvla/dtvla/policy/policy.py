@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.errors import DecisionStopped, PolicyFault
+from dtvla.errors import DecisionStopped, InputError, PolicyFault
 from dtvla.policy.backends.factory import choose_backend
 from dtvla.policy.backends.protocol import Backend, Features, Logits, Pass
 from dtvla.policy.bundle.loading import Bundle
@@ -103,7 +103,7 @@ class Policy:
             ValueError: an unknown backend, or a key that cannot be read.
         """
         if backend not in BACKENDS:  # before a large bundle is read
-            raise ValueError(f"Unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+            raise InputError(f"Unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
         bundle = Bundle.load(path, trusted_key)
         chosen = choose_backend(bundle, backend, threads)
         return cls(bundle, chosen.backend, options, runs_on=chosen.sentence)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from dtvla.errors import PolicyInputError, plain
+from dtvla.errors import InputError, PolicyInputError, plain
 from dtvla.policy.token_layout import TokenLayout
 
 THINKING_PREFIX = (
@@ -72,12 +72,12 @@ def thought_ids(tokenizer: Tokenizer, layout: TokenLayout, words: str) -> tuple[
     """Ids of a whole thought, tags included, whose words are given.
 
     Raises:
-        ValueError: the words hold an id that is not for words.
+        InputError: the words hold an id that is not for words.
     """
     inside = tokenizer.encode(words, add_special_tokens=False).ids
     reserved = special_ids(layout).union(layout.banned().tolist())
     if not reserved.isdisjoint(inside):
-        raise ValueError(f"{plain(words)} holds a token reserved for the model, such as <think>")
+        raise InputError(f"{plain(words)} holds a token reserved for the model, such as <think>")
     return (layout.think, *inside, layout.end_think, layout.action)
 
 
@@ -85,16 +85,16 @@ def load_tokenizer(path: Path, layout: TokenLayout) -> Tokenizer:
     """Reads a tokenizer file and compares its ids with the layout's.
 
     Raises:
-        ValueError: it is no tokenizer file, or an id differs; the sentence names the file.
+        InputError: it is no tokenizer file, or an id differs; the sentence names the file.
     """
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{path} is not a tokenizer file ({plain(error)}). Copy the bundle again.") from None
+        raise InputError(f"{path} is not a tokenizer file ({plain(error)}). Copy the bundle again.") from None
     try:
         check_tokenizer(tokenizer, layout)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}. Take both from the same checkpoint.") from None
+        raise InputError(f"{path}: {error}. Take both from the same checkpoint.") from None
     return tokenizer
 
 
@@ -102,7 +102,7 @@ def check_tokenizer(tokenizer: Tokenizer, layout: TokenLayout) -> None:
     """Compares the tokenizer's ids with the layout's.
 
     Raises:
-        ValueError: an id differs; the sentence names it.
+        InputError: an id differs; the sentence names it.
     """
     expected = {
         "<image>": layout.image,
@@ -117,10 +117,10 @@ def check_tokenizer(tokenizer: Tokenizer, layout: TokenLayout) -> None:
     for token, want in expected.items():
         found = tokenizer.token_to_id(token)
         if found != want:
-            raise ValueError(f"the tokenizer gives {token} the id {found}, the model was trained with {want}")
+            raise InputError(f"the tokenizer gives {token} the id {found}, the model was trained with {want}")
     ending = tuple(tokenizer.encode("Task: a;\n", add_special_tokens=False).ids[-2:])
     if ending != tuple(layout.prompt_end):
-        raise ValueError(
+        raise InputError(
             f"the tokenizer closes a prompt with the ids {list(ending)}, the model was trained with "
             f"{list(layout.prompt_end)}"
         )

@@ -18,10 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dtvla.errors import DtvlaError
+
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 
 
-class SimulatorUnavailable(RuntimeError):
+class SimulatorUnavailable(DtvlaError, RuntimeError):
     """The simulator cannot run on this machine; the message says what to install."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.sim import assets, bootstrap, rendering
 from dtvla.sim.geometry import collision_boxes
 from dtvla.sim.perturbations.perturbation import PerturbedWorld, Variation
@@ -78,10 +79,10 @@ def list_tasks(suite: str) -> list[TaskInfo]:
     """The tasks of a suite, in its own order.
 
     Raises:
-        ValueError: the suite is not known.
+        InputError: the suite is not known.
     """
     if suite not in SUITES:
-        raise ValueError(f"Unknown suite '{suite}'. This build serves: {', '.join(SUITES)}.")
+        raise InputError(f"Unknown suite '{suite}'. This build serves: {', '.join(SUITES)}.")
     if suite in embedded.SUITES:
         said = [(task.name, task.language) for task in embedded.SUITES[suite].tasks]
     else:
@@ -119,7 +120,7 @@ class SimEnv:
         max_steps: control periods of an episode; None takes the suite's limit.
 
     Raises:
-        ValueError: no such suite or task.
+        InputError: no such suite or task.
         SimulatorUnavailable: the suite's assets, a package or GL is missing.
     """
 
@@ -136,7 +137,7 @@ class SimEnv:
     ) -> None:
         tasks = list_tasks(suite)
         if not 0 <= task < len(tasks):
-            raise ValueError(f"Suite '{suite}' has tasks 0 to {len(tasks) - 1}; task {task} does not exist.")
+            raise InputError(f"Suite '{suite}' has tasks 0 to {len(tasks) - 1}; task {task} does not exist.")
         self.info = tasks[task]
         self.limit(max_steps)
         self._render = render
@@ -175,7 +176,7 @@ class SimEnv:
     def scene(self) -> embedded.EmbeddedTask:
         """The task of an embedded suite, for its expert and its thoughts; LIBERO's tasks have none."""
         if self._states is not None:
-            raise ValueError(f"A task of '{self.info.suite}' is none of the embedded suites'.")
+            raise InputError(f"A task of '{self.info.suite}' is none of the embedded suites'.")
         return embedded.SUITES[self.info.suite].tasks[self.info.index]
 
     @property
@@ -242,7 +243,7 @@ class SimEnv:
         """
         values = np.asarray(action, np.float64)
         if values.shape != (ACTION_DIM,) or not np.isfinite(values).all():
-            raise ValueError(f"The action must be {ACTION_DIM} finite numbers, got {values!r}.")
+            raise InputError(f"The action must be {ACTION_DIM} finite numbers, got {values!r}.")
         self._obs = self._env.step(values)[0]
         self._step += 1
         return self._observation(look)
@@ -328,7 +329,7 @@ class SimEnv:
     def _set_state(self, state: NDArray[np.float64]) -> None:
         size = len(self.state())
         if len(state) != size:
-            raise ValueError(
+            raise InputError(
                 f"The initial states of '{self.info.name}' have {len(state)} numbers, this scene has {size}: "
                 "the assets do not belong to this version of LIBERO. See `dtvla assets check`."
             )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dtvla.control.limits.events import LimitEvent, OnLimit
+from dtvla.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class GripperLimits:
     def __post_init__(self) -> None:
         figures = (self.min_opening_m, self.max_opening_m, self.max_speed_m_s, self.max_force_n)
         if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
-            raise ValueError(f"The limits of a gripper must be finite and not negative, not {figures}.")
+            raise InputError(f"The limits of a gripper must be finite and not negative, not {figures}.")
         if self.min_opening_m > self.max_opening_m:
-            raise ValueError(
+            raise InputError(
                 f"The smallest opening of the gripper, {self.min_opening_m} m, is larger than the largest, "
                 f"{self.max_opening_m} m."
             )

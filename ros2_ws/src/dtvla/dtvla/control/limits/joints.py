@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from dtvla.control.limits.jerk import RateLimiter
 from dtvla.control.limits.velocity_profile import Box, RateLimits
 from dtvla.control.robots import JOINT_MARGIN_RAD, RobotLimits, joint_velocity_bounds
+from dtvla.errors import InputError
 
 Vector = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ class JointLimiter:
         margin_rad: float = JOINT_MARGIN_RAD,
     ) -> None:
         if not 0 < share <= 1:
-            raise ValueError(f"A share of the limits of {robot.name} must lie in (0, 1], not {share}.")
+            raise InputError(f"A share of the limits of {robot.name} must lie in (0, 1], not {share}.")
         self._robot, self._share, self._margin_rad = robot, share, margin_rad
         low = np.array(robot.min_joint_position_rad) + margin_rad
         high = np.array(robot.max_joint_position_rad) - margin_rad
@@ -66,7 +67,7 @@ class JointLimiter:
             ValueError: a velocity is not finite, or `dt_s` is not a time above 0.
         """
         if not (np.isfinite(velocities).all() and np.isfinite(dt_s) and dt_s > 0):
-            raise ValueError(
+            raise InputError(
                 f"Joint velocities {velocities} for {dt_s} s: all must be finite, the time above 0."
             )
         # Where a joint will be at the end of the tick, it may already be on its way there: two ticks ahead.

@@ -17,6 +17,7 @@ from dtvla.control.limits.jerk import RateLimiter, approach_speed
 from dtvla.control.limits.velocity_profile import Box, RateLimits
 from dtvla.control.robots import RobotLimits
 from dtvla.control.rotations import exp_rotation, log_rotation, orthonormal
+from dtvla.errors import InputError
 
 Vector = NDArray[np.float64]
 
@@ -90,13 +91,13 @@ class MotionLimits:
     def __post_init__(self) -> None:
         for name in ("max_linear_step_m", "max_angular_step_rad", "longest_tick_s"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"'{name}' is {getattr(self, name)}; give a figure above 0.")
+                raise InputError(f"'{name}' is {getattr(self, name)}; give a figure above 0.")
 
     @classmethod
     def of(cls, robot: RobotLimits, *, share: float = 0.5, workspace: Box | None = None) -> MotionLimits:
         """A share (0 to 1) of what an arm itself allows, which aborts its motion at the full figures."""
         if not 0 < share <= 1:
-            raise ValueError(f"A share of the limits of {robot.name} must lie in (0, 1], not {share}.")
+            raise InputError(f"A share of the limits of {robot.name} must lie in (0, 1], not {share}.")
 
         def part(limits: RateLimits) -> RateLimits:
             return RateLimits(share * limits.velocity, share * limits.acceleration, share * limits.jerk)
@@ -132,7 +133,7 @@ class MotionLimiter:
     def reset(self, pose: Pose) -> None:
         """Starts anew from `pose`, at rest there."""
         if not (np.isfinite(pose.position_m).all() and np.isfinite(pose.rotation).all()):
-            raise ValueError("The pose to start from holds a value that is not a finite number.")
+            raise InputError("The pose to start from holds a value that is not a finite number.")
         self._linear.reset(pose.position_m)
         self._angular.reset(np.zeros(3))
         self._rotation = orthonormal(pose.rotation)
@@ -157,7 +158,7 @@ class MotionLimiter:
             ValueError: `dt_s` is not a time.
         """
         if not (math.isfinite(dt_s) and dt_s > 0):
-            raise ValueError(f"The time until the next tick is {dt_s} s; it must be finite and above 0.")
+            raise InputError(f"The time until the next tick is {dt_s} s; it must be finite and above 0.")
         events = list(too_large("tick", dt_s, self.limits.longest_tick_s, "s"))
         dt_s = min(dt_s, self.limits.longest_tick_s)
         twist, refusals = self._wanted(request, dt_s)

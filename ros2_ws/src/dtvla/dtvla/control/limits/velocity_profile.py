@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
+
 Vector = NDArray[np.float64]
 
 ROUNDING = 1e-9  # relative
@@ -37,7 +39,7 @@ class RateLimits:
     def __post_init__(self) -> None:
         for name, figure in vars(self).items():
             if not (math.isfinite(figure) and figure > 0):
-                raise ValueError(f"The limit of {name} is {figure}; give a positive, finite figure.")
+                raise InputError(f"The limit of {name} is {figure}; give a positive, finite figure.")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class Box:
     def __post_init__(self) -> None:
         lower, upper = np.asarray(self.lower, np.float64), np.asarray(self.upper, np.float64)
         if lower.shape != upper.shape or not (np.isfinite(lower) & np.isfinite(upper)).all():
-            raise ValueError(f"A box needs two finite corners of one size, not {lower} and {upper}.")
+            raise InputError(f"A box needs two finite corners of one size, not {lower} and {upper}.")
         if not (lower < upper).all():
-            raise ValueError(f"The lower corner {lower} of a box must lie below its upper corner {upper}.")
+            raise InputError(f"The lower corner {lower} of a box must lie below its upper corner {upper}.")
         object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "upper", upper)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.evaluation.episode_record import EpisodeRecord
 from dtvla.sim import assets
 from dtvla.sim.bootstrap import GL_PACKAGES, SimulatorUnavailable
@@ -78,7 +79,7 @@ class SimulationSession:
         if self._env is not None and (self.info.suite, self.info.index) == (suite, task):
             return
         if not 0 <= task < (count := len(list_tasks(suite))):
-            raise ValueError(f"Suite '{suite}' has tasks 0 to {count - 1}; task {task} does not exist.")
+            raise InputError(f"Suite '{suite}' has tasks 0 to {count - 1}; task {task} does not exist.")
         if suite not in embedded.SUITES:
             assets.find()
         self.close()  # two live environments in one process render nothing
@@ -113,7 +114,7 @@ class SimulationSession:
         assert self.record is not None, "reset() comes first"
         values = np.asarray(action, np.float64)
         if values.shape != (ACTION_DIM,) or not np.isfinite(values).all():
-            raise ValueError(f"The command holds no {ACTION_DIM} finite numbers: {values.tolist()}.")
+            raise InputError(f"The command holds no {ACTION_DIM} finite numbers: {values.tolist()}.")
         self.observation = self.env.step(values, look=False)
         self._pictures = {}
         seam = None not in (decision, self._decision) and decision != self._decision
@@ -125,13 +126,13 @@ class SimulationSession:
         """What the cameras show now, RGB uint8 [H, W, 3] by name; rendered when first asked for.
 
         Raises:
-            RuntimeError: a camera shows one flat colour, so rendering does not work.
+            SimulatorUnavailable: a camera shows one flat colour, so rendering does not work.
         """
         if not self._pictures:
             self._pictures = self.env.pictures()
             flat = [name for name, picture in self._pictures.items() if picture.min() == picture.max()]
             if flat and self.seen.step == 0:  # later an object may fill the picture
-                raise RuntimeError(
+                raise SimulatorUnavailable(
                     f"Camera '{flat[0]}' renders one flat colour. Try MUJOCO_GL=osmesa (package libosmesa6)."
                 )
         return self._pictures

@@ -14,8 +14,9 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 
+from dtvla.errors import DtvlaError
 from dtvla.nodes.common.diagnostics import Reporter
-from dtvla.nodes.common.parameters import Refusal, Schema, Settings, validate
+from dtvla.nodes.common.parameters import Schema, Settings, validate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -153,9 +154,7 @@ class GraphNode(LifecycleNode):
 
 
 def describe(error: Exception) -> str:
-    """An exception in words: the message of those written for people, type and message of the others."""
-    if isinstance(error, (Refusal, ValueError, FileNotFoundError)) or type(error).__module__.startswith(
-        "dtvla"
-    ):
+    """An exception in words: the sentence of those written for people, type and message of the others."""
+    if isinstance(error, (DtvlaError, FileNotFoundError)):
         return str(error)
     return f"{type(error).__name__}: {error}"

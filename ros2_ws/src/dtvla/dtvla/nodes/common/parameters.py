@@ -9,13 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dtvla.errors import plain
+from dtvla.control.options import ROBOT_NAMES
+from dtvla.errors import InputError, plain
 from dtvla.policy.options import BACKENDS
 
 Value = bool | int | float | str
 
 
-class Refusal(ValueError):
+class Refusal(InputError):
     """Something the node will not work with; the message is a plain sentence with a remedy.
 
     It may quote a message from outside, and is written to logs and terminals.
@@ -219,7 +220,7 @@ CONTROLLER = (
         "robot",
         "simulator",
         "simulator: the policy's deltas as they are; an arm: target poses within its limits.",
-        choices=("simulator", "panda", "fr3"),
+        choices=ROBOT_NAMES,
     ),
     Parameter("dry_run", True, "With an arm: show what it would be told, and tell it nothing."),
     Parameter(

@@ -13,6 +13,7 @@ from dtvla.control.limits.events import OnLimit
 from dtvla.control.limits.gripper import GripperLimits, GripperRequest
 from dtvla.control.limits.motion import MotionLimits
 from dtvla.control.limits.velocity_profile import Box, RateLimits
+from dtvla.control.options import SIMULATOR
 from dtvla.control.pose_servo import Anchor, FollowingErrorLimit, PoseServo
 from dtvla.control.robots import PANDA, ROBOTS
 from dtvla.control.stopping import StoppingLimits
@@ -20,7 +21,6 @@ from dtvla.control.temporal_ensembling import Blending, Transition
 from dtvla.nodes.common.parameters import Refusal, Settings
 from dtvla.resources import resource
 
-SIMULATOR = "simulator"
 GRIP_SITE = "{robot}_grip_site"  # the point between the fingers in our own robot models
 
 
@@ -54,7 +54,6 @@ def make_executor(settings: Settings) -> ChunkExecutor:
         limits,
         lockstep=lockstep,
         max_age_s=settings.number("max_chunk_age_s"),
-        gripper_opening_m=limits.max_gripper_opening_m,
         blend=Blending(seam=Transition(settings.text("chunk_seam"))),
         stopping=None
         if arm

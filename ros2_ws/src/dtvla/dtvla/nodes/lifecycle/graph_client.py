@@ -14,6 +14,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from dtvla.errors import DtvlaError
 from dtvla.nodes.common import qos
 from dtvla_msgs.msg import ActionChunk, TaskState
 from dtvla_msgs.srv import ResetScene
@@ -24,7 +25,7 @@ POLL_S = 0.1
 LAST_WORDS_S = 1.0
 
 
-class BringUpError(RuntimeError):
+class BringUpError(DtvlaError, RuntimeError):
     """A node did not start or refused a transition; the message is its own sentence where it gave one."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dtvla.errors import BundleError
+from dtvla.errors import BundleError, InputError
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.backends.protocol import Backend
 from dtvla.policy.backends.tensorrt import TensorRTBackend
@@ -32,10 +32,10 @@ def choose_backend(bundle: Bundle, name: str = "auto", threads: int | None = Non
 
     Raises:
         BundleError: the backend cannot run the bundle.
-        ValueError: an unknown name.
+        InputError: an unknown name.
     """
     if name not in BACKENDS:
-        raise ValueError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")
+        raise InputError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")
     if name == "tensorrt":
         return _tensorrt(bundle)
     why = ""

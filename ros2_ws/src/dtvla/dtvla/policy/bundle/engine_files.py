@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from dtvla.errors import BundleError
+from dtvla.errors import BundleError, InputError
 from dtvla.policy.bundle.policy_spec import FILE, PRECISIONS, Fields
 
 GRAPHS = ("vision", "decoder")
@@ -166,12 +166,12 @@ def profile_for(
     """The index of the first profile that serves a pass of these sizes.
 
     Raises:
-        ValueError: none does.
+        InputError: none does.
     """
     for index, profile in enumerate(profiles):
         if profile.fits(rows, features, think_rows, action_rows):
             return index
-    raise ValueError(
+    raise InputError(
         f"A pass of {rows} rows with {features} image features, {think_rows} rows of words and {action_rows} "
         f"rows of actions fits none of the engine's profiles ({', '.join(p.name for p in profiles)})."
     )

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from dtvla.errors import BundleError
+from dtvla.errors import BundleError, InputError
 from dtvla.policy.bundle.policy_spec import FILE, SIGNATURE
 
 PUBLIC_SUFFIX = ".pub"
@@ -32,7 +32,7 @@ _SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 1 << 16
 
 
-class KeyFileError(ValueError):
+class KeyFileError(InputError):
     """A key file that cannot be used; the message names it."""
 
 

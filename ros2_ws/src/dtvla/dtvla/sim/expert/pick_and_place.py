@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.sim.env import Observation, SimEnv
 from dtvla.sim.expert.scripted_expert import PickAndPlacePlan
 from dtvla.sim.geometry import bounds
@@ -31,7 +32,7 @@ PATIENCE = 25  # steps; 5 cm take about 12
 HAND = ((0.065, 0.014, -0.010, 0.045), (0.105, 0.035, 0.055, 0.16))
 
 
-class CannotPlan(ValueError):
+class CannotPlan(InputError):
     """The expert cannot do what a task asks for; the message says why."""
 
 

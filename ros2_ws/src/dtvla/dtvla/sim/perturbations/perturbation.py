@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.sim.perturbations import pictures, scene
 from dtvla.sim.perturbations.instructions import LEVELS, paraphrase
 
@@ -60,13 +61,13 @@ class Variation:
             return None
         name, _, number = words.partition(":")
         if name not in NAMES:
-            raise ValueError(f"There is no variation '{name}'; there are {', '.join(NAMES)}.")
+            raise InputError(f"There is no variation '{name}'; there are {', '.join(NAMES)}.")
         try:
             strength = float(number) if number else USUAL
         except ValueError:
             strength = math.nan
         if not 0 <= strength <= STRONGEST:
-            raise ValueError(
+            raise InputError(
                 f"'{words}' has no strength that is possible: give 0 to {STRONGEST:g}, such as {name}:2."
             )
         return cls(name, strength)
@@ -79,7 +80,7 @@ def parse_all(words: str) -> list[Variation]:
     """`camera:1,light:3` as variations; `all` or `all:3` as every one at that strength.
 
     Raises:
-        ValueError: see `Variation.parse`.
+        InputError: see `Variation.parse`.
     """
     found: list[Variation] = []
     for part in filter(None, words.replace(" ", "").split(",")):

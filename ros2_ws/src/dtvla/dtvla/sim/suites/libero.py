@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtvla.errors import plain
+from dtvla.errors import InputError, plain
 from dtvla.sim.bootstrap import SimulatorUnavailable, libero_package
 
 # Control periods per episode, without the settling steps. The reference counts 620 for libero_10 where
@@ -72,24 +72,24 @@ def read_arrays(path: Path) -> NDArray[np.float64]:
     """Reads one float64 matrix that `torch.save` wrote, without torch and without running its code.
 
     Raises:
-        ValueError: the file holds anything but one matrix of finite numbers.
+        InputError: the file holds anything but one matrix of finite numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             if archive.getinfo(entry).file_size > MAX_STATES_BYTES:
-                raise ValueError(f"it would take more than {MAX_STATES_BYTES} bytes of memory")
+                raise InputError(f"it would take more than {MAX_STATES_BYTES} bytes of memory")
             value = _ArraysOnly(io.BytesIO(archive.read(entry))).load()
     except FileNotFoundError:
-        raise ValueError(f"The initial states {path} do not exist; install hf-libero again.") from None
+        raise InputError(f"The initial states {path} do not exist; install hf-libero again.") from None
     except Exception as error:  # a damaged archive or pickle raises many kinds
-        raise ValueError(
+        raise InputError(
             f"{path} is not a file of initial states ({type(error).__name__}: {plain(error)})."
         ) from error
     if not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.ndim != 2:
-        raise ValueError(f"{path} holds no matrix of float64 but {type(value).__name__}.")
+        raise InputError(f"{path} holds no matrix of float64 but {type(value).__name__}.")
     if not np.isfinite(value).all():
-        raise ValueError(f"{path} holds numbers that are not finite.")
+        raise InputError(f"{path} holds numbers that are not finite.")
     return value
 
 
