@@ -47,7 +47,7 @@ def check_parity(
     words = rng.integers(3, layout.vocab_size, _TEXT + _THOUGHT)
     words = np.where(np.isin(words, [layout.image]), layout.bos, words)
     prompt = np.concatenate([np.full(layout.images * layout.image_tokens, layout.image), words[:_TEXT]])
-    thought = np.append(words[_TEXT:], [layout.end_think, layout.action])
+    thought = np.append(words[_TEXT:], layout.closing)
     n, start = len(prompt), len(prompt) + len(thought) - 1
     whole = np.concatenate([prompt, thought, layout.action_block()[1:]])
     with torch.no_grad():

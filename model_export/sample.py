@@ -12,12 +12,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from dtvla.policy.action_tokenizer import Normaliser
 from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.images import Camera, ImageSpec
-from dtvla.policy.token_layout import TokenLayout
+from dtvla.policy.options import CAMERAS
+from dtvla.policy.token_layout import SPECIAL_TOKENS, TokenLayout
 from model_export.bundle import export_bundle
 from training.model.config import ModelConfig
 from training.model.deepthinkvla import DeepThinkVLA
 
-SPECIAL = ("<pad>", "<eos>", "<bos>", "<image>", "<think>", "</think>", "<action>", "</action>")
+SPECIAL = tuple(SPECIAL_TOKENS.values())
 BINS = 64
 _WEIGHT_SCALE = 0.2
 
@@ -38,11 +39,11 @@ def random_config(tokenizer: Tokenizer) -> dict[str, Any]:
     newline = tokenizer.encode(";\n", add_special_tokens=False).ids
     return {
         "model_type": "paligemma",
-        "image_token_index": tokenizer.token_to_id("<image>"),
-        "think_start_token_index": tokenizer.token_to_id("<think>"),
-        "think_end_token_index": tokenizer.token_to_id("</think>"),
-        "action_start_token_index": tokenizer.token_to_id("<action>"),
-        "action_end_token_index": tokenizer.token_to_id("</action>"),
+        "image_token_index": tokenizer.token_to_id(SPECIAL_TOKENS["image"]),
+        "think_start_token_index": tokenizer.token_to_id(SPECIAL_TOKENS["think"]),
+        "think_end_token_index": tokenizer.token_to_id(SPECIAL_TOKENS["end_think"]),
+        "action_start_token_index": tokenizer.token_to_id(SPECIAL_TOKENS["action"]),
+        "action_end_token_index": tokenizer.token_to_id(SPECIAL_TOKENS["end_action"]),
         "action_token_begin_idx": text_size,
         "action_token_end_idx": text_size + BINS - 1,
         "prompt_end_token_id": newline,
@@ -84,7 +85,7 @@ def random_spec(layout: TokenLayout, image_size: int, thought_cap: int = 12) -> 
     return PolicySpec(
         layout=layout,
         image=ImageSpec(image_size),
-        cameras=(Camera("agentview"), Camera("wrist")),
+        cameras=tuple(map(Camera, CAMERAS)),
         normaliser=Normaliser(-np.ones(7), np.ones(7), np.array([True] * 6 + [False])),
         execute_steps=5,
         thought_cap=thought_cap,

@@ -28,6 +28,7 @@ import tyro
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from dtvla.policy.options import CAMERAS
 from dtvla.policy.policy import Policy
 from dtvla.sim.env import MAX_STEPS, POSITION_SCALE_M, Observation, SimEnv
 from dtvla.sim.expert.scripted_expert import BEFORE_LIFT, Expert, Phase
@@ -227,7 +228,7 @@ def record_episode(
         if obs.images:
             others, chunks = other_labels(env, expert, obs, action, movement, home)
             rows["frames"].append(step)
-            rows["images"].append(np.stack([obs.images["agentview"], obs.images["wrist"]]))
+            rows["images"].append(np.stack([obs.images[name] for name in CAMERAS]))
             rows["thoughts"].append(thought(expert, obs))
             rows["other_thoughts"].append(others)
             rows["other_chunks"].append(chunks)

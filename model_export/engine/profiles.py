@@ -15,8 +15,6 @@ from dtvla.policy.bundle.policy_spec import PolicySpec
 from model_export.errors import ExportError
 
 VERIFY_ROWS = 128  # rows of a pass that tries a draft: above, the attention kernel is another one anyway
-_CLOSING = 2  # `</think><action>` behind a thought that was cut
-_ENDING = 2  # `</action><eos>` behind the slots
 _SHORTEST_TEXT = 16  # tokens of the shortest prompt that is worth an engine, images aside
 _USUAL_TEXT = 64  # tokens of a usual prompt, images aside
 
@@ -29,7 +27,9 @@ def longest_pass(spec: PolicySpec, asked: int | None) -> int:
     Raises:
         ExportError: so few that no decision fits, or more than the cache holds.
     """
-    least = _images(spec) + _SHORTEST_TEXT + spec.thought_cap + _CLOSING + spec.layout.slots + _ENDING
+    layout = spec.layout
+    tags = len(layout.closing) + len(layout.ending)
+    least = _images(spec) + _SHORTEST_TEXT + spec.thought_cap + layout.slots + tags
     if asked is None:
         return spec.cache_length
     if not least <= asked <= spec.cache_length:
@@ -48,13 +48,14 @@ def decoder_profiles(spec: PolicySpec, max_rows: int) -> tuple[Profile, ...]:
         max_rows: rows of the longest pass.
     """
     slots, words = spec.layout.slots, spec.thought_cap
-    block = slots + 1 + _ENDING  # `<action>`, the slots, the end
+    block = len(spec.layout.action_block())
+    closing = len(spec.layout.closing)
     images = _images(spec)
     some = Span(0, min(words, 16), words)
     verify = min(VERIFY_ROWS, max_rows)
     return (
         Profile("think", rows=Span(1, 1, 1), think_rows=Span(1, 1, 1)),
-        Profile("act", rows=Span(block, block, block + _CLOSING), action_rows=Span(slots, slots, slots)),
+        Profile("act", rows=Span(block, block, block + closing), action_rows=Span(slots, slots, slots)),
         Profile("verify", Span(1, min(32, verify), verify), NONE, some, Span(0, 0, slots)),
         Profile(
             "prefill",

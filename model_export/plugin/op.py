@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from dtvla.policy.token_layout import visible
 from model_export.plugin.plan import Dtype, GpuTarget, LaunchPlan, padded, plan
 
 TRITON_NAME: dict[torch.dtype, Dtype] = {
@@ -34,7 +35,7 @@ def reference(
     prefix, start, length, first = (bounds_B4[:, c, None, None] for c in range(4))
     i = first + torch.arange(s, device=q_BNSD.device)[:, None]
     j = torch.arange(cache, device=q_BNSD.device)
-    seen = (j < length) & ((j < prefix) | (j <= i) | (i >= start))  # [B, S, C]
+    seen = visible(i, j, prefix, start, length)  # [B, S, C]
     exists = (j < length[:, 0])[:, None, :, None]
     # What lies behind kv_len may be anything, and 0 x NaN is NaN.
     k, v = (torch.where(exists, x, 0).float() for x in (k_BKCD, v_BKCD))

@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
 from dtvla.policy.decoding import whole_pass
+from dtvla.policy.options import CAMERAS
 from dtvla.policy.policy import Policy
 from dtvla.policy.stopwatch import Stopwatch
 from model_export.errors import ExportError
@@ -77,7 +78,7 @@ def recorded_looks(episodes: Path, looks: int = LOOKS) -> Iterator[Look]:
         with np.load(path) as data:
             pictures, instruction = data["images"], str(data["instruction"])
         for index in np.linspace(0, len(pictures) - 1, share).astype(int):
-            yield {"agentview": pictures[index, 0], "wrist": pictures[index, 1]}, instruction
+            yield dict(zip(CAMERAS, pictures[index], strict=True)), instruction
 
 
 def _decoder_feed(

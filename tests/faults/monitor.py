@@ -34,7 +34,7 @@ FOREIGN_SEC = 1  # an intruder of ours stamps its poses so: they are not the con
 # A target that is further from the arm than this, and comes straight back to it, gives way to an arm that
 # lags (the simulated one does where its world is slower than the clock): nothing new is asked of the arm.
 LAGS_M, STRAIGHT = 0.02, 0.99
-AT_ARM_M = 0.1  # a controller begins where the arm is; the leash of the one before may lie between
+AT_ARM_M = 0.1  # a controller begins where the arm is; the following error of the one before may lie between
 
 
 @dataclass(frozen=True)

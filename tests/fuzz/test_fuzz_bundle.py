@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dtvla.errors import BundleError, PolicyInputError
+from dtvla.errors import BundleError, InputError, PolicyInputError
 from dtvla.policy.bundle.engine_files import read_engines
 from dtvla.policy.bundle.loading import Bundle
 from dtvla.policy.bundle.onnx_files import external_files
@@ -127,7 +127,7 @@ def test_a_tokenizer_of_any_content_gives_ids_of_the_layout_or_is_refused(
 ) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    tokenizer = in_words(lambda: load_tokenizer(path, LAYOUT), ValueError)
+    tokenizer = in_words(lambda: load_tokenizer(path, LAYOUT), InputError)
     if tokenizer is not None:
         _speaks_or_refuses(tokenizer)
 
@@ -139,7 +139,7 @@ def test_a_tokenizer_with_damaged_bytes_gives_ids_of_the_layout_or_is_refused(
 ) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    tokenizer = in_words(lambda: load_tokenizer(path, LAYOUT), ValueError)
+    tokenizer = in_words(lambda: load_tokenizer(path, LAYOUT), InputError)
     if tokenizer is not None:
         _speaks_or_refuses(tokenizer)
 

@@ -19,6 +19,7 @@ from fuzzing import damaged, fuzz, in_words, mutated, new_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dtvla.errors import InputError
 from dtvla.evaluation.policy_adapters import ReplayedActions
 from dtvla.evaluation.results import (
     EpisodeResult,
@@ -68,7 +69,7 @@ records = st.one_of(
 def test_a_record_is_read_as_episodes_or_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     path.write_bytes(content)
-    found = in_words(lambda: read_journal(path), ValueError)
+    found = in_words(lambda: read_journal(path), InputError)
     for episode in found[1] if found is not None else ():
         assert isinstance(episode.task, int)
         assert isinstance(episode.success, bool)
@@ -79,7 +80,7 @@ def test_a_record_is_read_as_episodes_or_refused(content: bytes, tmp_path: Path)
 @given(content=records)
 def test_an_evaluation_goes_on_from_its_record_or_says_why_not(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "episodes.jsonl").write_bytes(content)
-    options = in_words(lambda: begun_options(tmp_path), ValueError)
+    options = in_words(lambda: begun_options(tmp_path), InputError)
     if options is not None:
         assert all(isinstance(task, int) for task in options.tasks)
         assert isinstance(options.episodes, int)
@@ -90,7 +91,7 @@ def test_an_evaluation_goes_on_from_its_record_or_says_why_not(content: bytes, t
 def test_a_replay_holds_finite_actions_or_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     path.write_bytes(content)
-    replay = in_words(lambda: ReplayedActions(path), ValueError)
+    replay = in_words(lambda: ReplayedActions(path), InputError)
     for actions in replay._recorded.values() if replay is not None else ():
         assert actions.shape[1:] == (7,)
         assert np.isfinite(actions).all()
@@ -99,7 +100,7 @@ def test_a_replay_holds_finite_actions_or_is_refused(content: bytes, tmp_path: P
 @fuzz(150)
 @given(packed=st.one_of(st.text(max_size=40), st.binary(max_size=150).map(lambda b: pack_bytes(b))))
 def test_packed_actions_are_unpacked_or_refused(packed: str) -> None:
-    actions = in_words(lambda: unpack_actions(packed), ValueError)
+    actions = in_words(lambda: unpack_actions(packed), InputError)
     if actions is not None:
         assert actions.shape[1:] == (7,)
         assert np.isfinite(actions).all()
@@ -110,7 +111,7 @@ def test_packed_actions_are_unpacked_or_refused(packed: str) -> None:
 def test_a_summary_is_read_or_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(content)
-    in_words(lambda: read_summary(path), ValueError)
+    in_words(lambda: read_summary(path), InputError)
 
 
 def pack_bytes(content: bytes) -> str:
@@ -163,7 +164,7 @@ def test_a_pickle_that_would_run_something_does_not(tmp_path: Path) -> None:
 
 
 def _matrix_or_refused(path: Path) -> None:
-    matrix = in_words(lambda: read_arrays(path), ValueError)
+    matrix = in_words(lambda: read_arrays(path), InputError)
     if matrix is not None:
         assert matrix.ndim == 2
         assert np.isfinite(matrix).all()

@@ -20,11 +20,11 @@ from tokenizers import Tokenizer
 from dtvla.bringup.graph import GraphOptions
 from dtvla.bringup.sros2 import RobotSite, policy, remappings
 from dtvla.cli.common import task_numbers
-from dtvla.errors import PolicyInputError, plain
+from dtvla.errors import InputError, PolicyInputError, plain
 from dtvla.nodes.viewers.console_view import ConsoleState, episode_line, panel, thought_line
 from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
 from dtvla.policy.bundle.policy_spec import PolicySpec
-from dtvla.policy.prompt import clean_instruction, prompt_ids, special_ids
+from dtvla.policy.prompt import clean_instruction, prompt_ids
 from dtvla.resources import resource
 from dtvla.sim.expert.scripted_expert import Phase
 from dtvla.sim.perturbations.perturbation import Variation
@@ -98,7 +98,7 @@ def test_an_instruction_becomes_a_prompt_without_any_tag_or_is_refused(text: str
 
 
 def tags(ids: NDArray[np.int64]) -> list[int]:
-    return [i for i in ids.tolist() if i in special_ids(LAYOUT)]
+    return [i for i in ids.tolist() if i in LAYOUT.special_ids().values()]
 
 
 @fuzz(200)
@@ -111,7 +111,7 @@ def test_ids_decode_to_values_between_minus_one_and_one_or_are_refused(
     ids: list[int], shift: int, bins: int
 ) -> None:
     codec = ActionTokenizer(bins, 100, shift)
-    values = in_words(lambda: codec.decode(np.array(ids, np.int64)), ValueError)
+    values = in_words(lambda: codec.decode(np.array(ids, np.int64)), InputError)
     if values is not None:
         assert all(100 <= i < 100 + bins for i in ids)
         assert (np.abs(values) <= 1.0).all()
@@ -121,7 +121,7 @@ def test_ids_decode_to_values_between_minus_one_and_one_or_are_refused(
 @given(values=st.lists(st.floats(), max_size=20), bins=st.integers(3, 3000))
 def test_values_encode_to_action_ids_or_are_refused(values: list[float], bins: int) -> None:
     codec = ActionTokenizer(bins, 100)
-    ids = in_words(lambda: codec.encode(values), ValueError)
+    ids = in_words(lambda: codec.encode(values), InputError)
     if ids is not None:
         assert ((ids >= 100) & (ids < 100 + bins)).all()
 
@@ -137,7 +137,7 @@ def test_values_encode_to_action_ids_or_are_refused(values: list[float], bins: i
     )
 )
 def test_statistics_are_a_normaliser_or_refused(stats: dict[str, object]) -> None:
-    normaliser = in_words(lambda: Normaliser.from_stats(stats, 7), ValueError)
+    normaliser = in_words(lambda: Normaliser.from_stats(stats, 7), InputError)
     if normaliser is not None:
         assert (normaliser.q99[normaliser.mask] > normaliser.q01[normaliser.mask]).all()
 
@@ -145,12 +145,12 @@ def test_statistics_are_a_normaliser_or_refused(stats: dict[str, object]) -> Non
 @fuzz(150)
 @given(words=st.text(max_size=12, alphabet="0123456789-, x") | typed)
 def test_task_numbers_are_read_or_refused(words: str) -> None:
-    found = in_words(lambda: task_numbers(words), ValueError)
+    found = in_words(lambda: task_numbers(words), InputError)
     assert found is None or all(number >= 0 for number in found)
 
 
 def test_a_range_of_tasks_beyond_any_suite_does_not_fill_the_memory() -> None:
-    assert in_words(lambda: task_numbers("0-99999999999"), ValueError) is None
+    assert in_words(lambda: task_numbers("0-99999999999"), InputError) is None
 
 
 @fuzz(150)
@@ -159,7 +159,7 @@ def test_a_range_of_tasks_beyond_any_suite_does_not_fill_the_memory() -> None:
     | st.lists(st.sampled_from(["light", "=", ",", "camera", ":", "1", "nan", "1e400"])).map("".join)
 )
 def test_a_variation_is_one_that_exists_or_refused(words: str) -> None:
-    in_words(lambda: Variation.parse(words), ValueError)
+    in_words(lambda: Variation.parse(words), InputError)
 
 
 @fuzz(150)
@@ -168,7 +168,7 @@ def test_a_variation_is_one_that_exists_or_refused(words: str) -> None:
     namespace=typed,
 )
 def test_options_of_the_graph_are_what_ros_takes_or_refused(cameras: str, namespace: str) -> None:
-    options = in_words(lambda: GraphOptions(bundle=Path(), cameras=cameras, namespace=namespace), ValueError)
+    options = in_words(lambda: GraphOptions(bundle=Path(), cameras=cameras, namespace=namespace), InputError)
     if options is not None:
         assert all(name.isidentifier() for name in options.camera_topics())
 
@@ -179,7 +179,7 @@ def test_options_of_the_graph_are_what_ros_takes_or_refused(cameras: str, namesp
     words=st.lists(typed | st.just("a:=/b"), max_size=2),
 )
 def test_a_security_policy_is_sound_xml_or_refused(names: list[str], words: list[str]) -> None:
-    found = in_words(lambda: policy(RobotSite(robots=tuple(names), remappings=remappings(words))), ValueError)
+    found = in_words(lambda: policy(RobotSite(robots=tuple(names), remappings=remappings(words))), InputError)
     if found is not None:
         ET.fromstring(found)
 
@@ -215,7 +215,7 @@ def test_the_console_shows_any_words_and_lets_none_act_on_the_terminal(words: st
 def test_launch_arguments_are_of_their_type_or_refused(name: str, text: str) -> None:
     from dtvla.bringup.launch_description import parse_option
 
-    value = in_words(lambda: parse_option(name, text), ValueError)
+    value = in_words(lambda: parse_option(name, text), InputError)
     assert (
         value is None
         or type(value) is type(getattr(GraphOptions(bundle=Path()), name))

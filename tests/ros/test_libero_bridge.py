@@ -29,7 +29,7 @@ SOLVED = {"libero_object": 6, "libero_spatial": 0, "libero_goal": 8, "libero_10"
 
 
 class Bridge:
-    """A bridge whose guest is the expert, and what it says."""
+    """A bridge whose client is the expert, and what it says."""
 
     def __init__(self, probe: Probe, folder: Path) -> None:
         self.probe, self.folder = probe, folder
@@ -45,7 +45,7 @@ class Bridge:
                 if said.get("episode") == episode
             ]
 
-        self.probe.expect(lambda: bool(found()), "the examiner says nothing of the episode", 120.0)
+        self.probe.expect(lambda: bool(found()), "the episode monitor says nothing", 120.0)
         return dict(found()[0]["result"])
 
 

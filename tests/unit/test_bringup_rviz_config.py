@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dtvla.bringup.ports import CAMERA, CAMERAS, OWN
+from dtvla.bringup.ports import CAMERA, OWN
 from dtvla.bringup.rviz_config import CONFIG, ROBOTS, TRANSFORMS, remappings, topics
 from dtvla.control.kinematics import read_urdf
+from dtvla.policy.options import CAMERAS
 from dtvla.resources import resource
 
 MANAGER = yaml.safe_load(resource(CONFIG).read_text())["Visualization Manager"]

@@ -180,8 +180,8 @@ def test_an_arm_that_is_held_back_makes_its_target_come_back_smoothly() -> None:
         run.offer((0.05, 0.0, 0.0))
         run.ticks(10)
     away = [target.pose.position_m[0] - START.position_m[0] for target in run.targets]
-    assert max(away) < 0.03 + 0.02  # the leash and the way to stop
-    assert min(away[away.index(max(away)) :]) < 0.016  # half of the leash is won back
+    assert max(away) < 0.03 + 0.02  # the following-error limit and the way to stop
+    assert min(away[away.index(max(away)) :]) < 0.016  # half of the limit is won back
 
 
 def test_the_measured_anchor_does_not_run_away_from_an_arm_that_is_held_back() -> None:

@@ -1,4 +1,4 @@
-"""The parts of the nodes that know no ROS: eyes, cadence, worker, instructions, console, video, world."""
+"""The parts of the nodes that know no ROS: image synchroniser, replanning, inference thread, console, video."""
 
 from __future__ import annotations
 

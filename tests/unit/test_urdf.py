@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from dtvla.control.kinematics import Arm, read_urdf
 from dtvla.control.robots import ROBOTS
 from dtvla.resources import resource
-from dtvla.sim.env import CAMERAS, JOINT_NAMES, SimEnv
+from dtvla.sim.env import JOINT_NAMES, MUJOCO_CAMERAS, SimEnv
 
 POSES = 8
 FLIP = np.diag([1.0, -1.0, -1.0])  # MuJoCo looks along -z with y up, an optical frame along z with y down
@@ -80,7 +80,7 @@ def test_the_cameras_stand_where_the_simulator_has_them() -> None:
         robot: Any = env._env.env.robots[0]
         data, base = robot.sim.data, np.asarray(robot.base_pos)
         joints = dict(zip(JOINT_NAMES, observation.joint_positions.tolist(), strict=True))
-        for name, camera in CAMERAS.items():
+        for name, camera in MUJOCO_CAMERAS.items():
             pose = _forward("panda", f"{name}_optical_frame", joints)
             np.testing.assert_allclose(pose[:3, 3], data.get_camera_xpos(camera) - base, atol=1e-3)
             turned = (data.get_camera_xmat(camera).reshape(3, 3) @ FLIP).T @ pose[:3, :3]

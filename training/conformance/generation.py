@@ -15,6 +15,7 @@ from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.decoding import Sampler
 from dtvla.policy.draft_lookup import Drafts
 from dtvla.policy.images import Camera, ImageSpec
+from dtvla.policy.options import CAMERAS
 from dtvla.policy.speculative_decoding import ThoughtLimits, ThoughtWriter
 from dtvla.policy.token_layout import NEVER, Bounds, TokenLayout, allowed
 from training.conformance.golden_sets import Arrays, GoldenSet, visible
@@ -42,7 +43,7 @@ def bundle_backend(golden: GoldenSet, scratch: Path) -> Backend:
     spec = PolicySpec(
         layout=golden.layout,
         image=ImageSpec(golden.model.config.vision.image_size),
-        cameras=(Camera("agentview"), Camera("wrist")),
+        cameras=tuple(map(Camera, CAMERAS)),
         normaliser=Normaliser(golden.codec["q01"], golden.codec["q99"], golden.codec["action_mask"]),
         cache_length=cache_length(golden),
     )

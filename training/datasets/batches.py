@@ -154,7 +154,7 @@ class Collator:
             prefix = ""  # what an empty thought looks like in the reference's training
         prompt = self._prompt(instruction, prefix)
         words = self._tokenizer.encode(thought, add_special_tokens=False).ids if thought else []
-        said = np.array([layout.think, *words, layout.end_think, layout.action], np.int64)
+        said = np.array([layout.think, *words, *layout.closing], np.int64)
         if (said[:-2] == layout.end_think).any() or (said[1:] == layout.think).any():
             raise DatasetError(f"A thought holds a tag of the model: {thought[:80]!r}. Remove it there.")
         actions = self._codec.encode(self._normaliser.normalise(row.actions.astype(np.float64)))

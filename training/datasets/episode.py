@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.policy.token_layout import SPECIAL_TOKENS
 from training.datasets.errors import DatasetError
 
 ACTION, ACTION_CHUNK, REASONING, STATE = "action", "action_chunk", "reasoning", "observation.state"
 SUCCESS = "next.success"
-THINK, END_THINK = "<think>", "</think>"
+THINK, END_THINK = SPECIAL_TOKENS["think"], SPECIAL_TOKENS["end_think"]
 
 
 @dataclass(frozen=True, eq=False)

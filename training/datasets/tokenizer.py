@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from dtvla.policy.token_layout import SPECIAL_TOKENS
 from dtvla.sim.expert.scripted_expert import Phase
 from dtvla.sim.suites.embedded import RECEPTACLES, SUITES
 from dtvla.sim.thoughts import describe_next, describe_order
 
-SPECIAL = ("<pad>", "<eos>", "<bos>")  # ids 0, 1, 2 as in Gemma
-TAGS = ("<image>", "<think>", "</think>", "<action>", "</action>")
 MAX_CENTIMETRES = 60
 
 
@@ -41,10 +40,11 @@ def train_tokenizer(thinking_prefix: str, vocab_size: int = 800) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=list(SPECIAL + TAGS),
+        special_tokens=list(SPECIAL_TOKENS.values()),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(thinking_prefix), trainer)
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL + TAGS])
+    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS.values()]
+    tokenizer.add_special_tokens(special)
     return tokenizer

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtvla.policy.token_layout import SLOT
+from dtvla.policy.token_layout import SLOT, visible
 from training.model.attention import NOBODY, Early, attend, rope_tables, rotate
 from training.model.config import ModelConfig, TextConfig, VisionConfig
 
@@ -359,8 +359,7 @@ def hybrid_mask(
     i = torch.arange(size, device=prefix_len_B.device)[None, :, None]
     j = torch.arange(size, device=prefix_len_B.device)[None, None, :]
     prefix, start, length = (x[:, None, None] for x in (prefix_len_B, action_start_B, length_B))
-    real = j < length
-    allowed = ((j < prefix) | (j <= i) | (i >= start)) & real
+    mask: Tensor = visible(i, j, prefix, start, length)
     if reference_pads:
-        allowed = allowed | ~real | (i >= start)
-    return allowed[:, None]
+        mask = mask | (j >= length) | (i >= start)
+    return mask[:, None]

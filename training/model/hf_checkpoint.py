@@ -22,6 +22,7 @@ from dtvla.errors import BundleError
 from dtvla.policy.action_tokenizer import Normaliser
 from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.images import Camera, ImageSpec
+from dtvla.policy.options import CAMERAS
 from dtvla.policy.prompt import load_tokenizer
 from dtvla.policy.token_layout import TokenLayout
 from training.model.config import ModelConfig
@@ -297,7 +298,7 @@ def read_spec(folder: Path, config: ModelConfig) -> PolicySpec:
     return PolicySpec(
         layout=layout,
         image=ImageSpec(config.vision.image_size),
-        cameras=(Camera("agentview"), Camera("wrist")),
+        cameras=tuple(map(Camera, CAMERAS)),
         normaliser=normaliser,
         thought_cap=PUBLISHED_THOUGHT_CAP,
         cache_length=PUBLISHED_CACHE,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dtvla.policy.backends.batch_padding import pad_batch
 from dtvla.policy.backends.protocol import CPU_ROW_COST, GPU_ROW_COST, Logits, Pass
-from dtvla.policy.token_layout import NEVER, Bounds
+from dtvla.policy.token_layout import NEVER, Bounds, visible
 from training.model.deepthinkvla import DeepThinkVLA, GemmaLayer, attend, rope_tables
 
 # q [B, N, S, D], key and value cache [B, K, C, D], int32 bounds [B, 4], scale -> [B, N, S, D]
@@ -78,7 +78,8 @@ class CachedDecoder:
         prefix, start, keys = (bounds_B4[:, c, None, None] for c in range(3))
         j = torch.arange(count, device=at_BS.device)
         i = at_BS[:, :, None]
-        return (((j < prefix) | (j <= i) | (i >= start)) & (j < keys))[:, None]
+        mask: Tensor = visible(i, j, prefix, start, keys)
+        return mask[:, None]
 
     def clear(self, sequence: int | None = None) -> None:
         """Zeroes the cache, of all sequences or of one."""
@@ -243,7 +244,7 @@ def decide_batch(
         tokens = logits.argmax(-1)
         for b in torch.nonzero(open_).flatten().tolist():
             thoughts[b].append(int(tokens[b]))
-            open_[b] = thoughts[b][-2:] != [layout.end_think, layout.action]
+            open_[b] = tuple(thoughts[b][-2:]) != layout.closing
         if count == cap or not open_.any():
             break
         # A finished sample writes over its own `<action>` position, which the action pass computes anew.
@@ -260,7 +261,7 @@ def _act(
 ) -> Tensor:
     """The action block of every sample at its own place; shorter blocks are padded behind their `kv_len`."""
     layout = model.config.layout
-    ending = [layout.end_think, layout.action]
+    ending = list(layout.closing)
     tails = []
     for thought in thoughts:
         tail = thought[-1:]

@@ -143,7 +143,7 @@ class _Repeating:
 
     def __init__(self, spec: PolicySpec, done: dict[RolloutJob, list[NDArray[np.int16]]]) -> None:
         layout = spec.layout
-        self._thought = np.array([layout.think, layout.end_think, layout.action], np.int64)
+        self._thought = np.array([layout.think, *layout.closing], np.int64)
         self._spec, self._done = spec, done
 
     def begin(self, job: RolloutJob) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
 from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.images import Camera, ImageSpec
+from dtvla.policy.options import CAMERAS
 from training.common import parallel
 from training.common.run_checkpoints import Checkpoints, full_weights, load_trainer, save_trainer
 from training.datasets.batches import Changes, Collator, TrainingBatch, TrainingRow
@@ -209,7 +210,7 @@ class Trainer:
         return PolicySpec(
             layout=self.layout,
             image=ImageSpec(size=self.model.config.vision.image_size),
-            cameras=(Camera("agentview"), Camera("wrist")),
+            cameras=tuple(map(Camera, CAMERAS)),
             normaliser=self.normaliser,
             execute_steps=config.execute_steps,
             thought_cap=config.thought_cap,

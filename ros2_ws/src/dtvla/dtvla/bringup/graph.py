@@ -6,20 +6,17 @@ cannot drift apart. Nothing here imports ROS.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dtvla.control.options import ROBOT_NAMES, SIMULATOR
 from dtvla.errors import InputError
+from dtvla.nodes.common.names import RULE, TOPIC
 from dtvla.resources import resource
 
 ParameterValue = bool | int | float | str
 ARM_TOPICS = ("target_pose", "gripper/target", "gripper_action", "ee_pose", "joint_states")
-
-_NAME = r"[A-Za-z][A-Za-z0-9_]*"  # what ROS takes as one part of a name
-_TOPIC = re.compile(rf"/?{_NAME}(/{_NAME})*")
 
 
 @dataclass(frozen=True)
@@ -178,10 +175,8 @@ class GraphOptions:
             raise InputError("The simulated arm is a Panda. Choose robot panda, or leave the simulator out.")
         if self.use_sim_time not in ("auto", "true", "false"):
             raise InputError(f"use_sim_time is '{self.use_sim_time}'; it must be auto, true or false.")
-        if self.namespace and not _TOPIC.fullmatch(self.namespace):
-            raise InputError(
-                f"'{self.namespace}' is no namespace: letters, digits and _ only, a letter first."
-            )
+        if self.namespace and not TOPIC.fullmatch(self.namespace):
+            raise InputError(f"'{self.namespace}' is no namespace: {RULE}.")
         self.camera_topics()
         self.arm_topics()
 
@@ -210,10 +205,9 @@ def _topics(option: str, text: str, example: str) -> dict[str, str]:
     found = {}
     for item in filter(None, text.replace(" ", "").split(",")):
         name, equals, topic = item.partition("=")
-        if not (equals and _TOPIC.fullmatch(name) and _TOPIC.fullmatch(topic)):
+        if not (equals and TOPIC.fullmatch(name) and TOPIC.fullmatch(topic)):
             raise InputError(
-                f"{option} has '{item}'; it takes a list such as {example}, of names "
-                "with letters, digits and _ only, a letter first."
+                f"{option} has '{item}'; it takes a list such as {example}, of names with {RULE}."
             )
         found[name] = topic
     return found

@@ -30,7 +30,7 @@ from dtvla.sim.env import list_tasks
 if TYPE_CHECKING:
     from std_msgs.msg import String
 
-READY_S = 60.0  # for the examiner to hear whoever decides
+READY_S = 60.0  # for the episode monitor to hear whoever decides
 STALL_S = 120.0  # an episode that makes no step for so long is given up
 REFUSED = "The scene was not reset: "  # how the bridge begins such an answer
 
@@ -101,7 +101,7 @@ class GraphSimulator:
         self._heard: list[dict[str, Any]] = []
         graph.supervisor.node.create_subscription(String, "/episode_result", self._on_result, qos.LATCHED)
         if not graph.supervisor.wait(lambda: bool(self._heard), READY_S):
-            raise EpisodeBroken(f"The examiner did not hear whoever decides within {READY_S:g} s.")
+            raise EpisodeBroken(f"The episode monitor did not hear whoever decides within {READY_S:g} s.")
 
     def play(self, task: int, seed: int) -> EpisodeResult:
         """One episode.

@@ -13,7 +13,6 @@ from pathlib import Path
 from dtvla.bringup.graph import GraphOptions, NodeSpec, overrides
 
 CAMERA = "{camera}"  # stands for every camera of the robot
-CAMERAS = ("agentview", "wrist")  # those of the shipped policies and of the simulator
 
 
 @dataclass(frozen=True)

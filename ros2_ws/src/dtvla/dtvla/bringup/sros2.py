@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dtvla.bringup.graph import GRAPH
-from dtvla.bringup.ports import CAMERA, CAMERAS, EVERY_NODE, Ports, ports
+from dtvla.bringup.ports import CAMERA, EVERY_NODE, Ports, ports
 from dtvla.errors import InputError
+from dtvla.nodes.common.names import NAME, RULE, TOPIC
+from dtvla.policy.options import CAMERAS
 
 FILE = "policy.xml"
 OPERATOR = "/"  # the enclave that ROS tools and launchers are in when nothing names another
 ANY = "*"  # DDS matches names in permissions as a shell does
 SERVES_MANY = "policy_node"  # its parameter `robots`: one node, topics below each robot's namespace
 _VERSION = "0.2.0"
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_TOPIC = re.compile(r"/?[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 # Element, its entries, attribute: by kind of `Ports`.
 _ELEMENTS = {
     "publishes": ("topics", "topic", "publish"),
@@ -53,14 +53,14 @@ class RobotSite:
 
     def __post_init__(self) -> None:
         for part in self.namespace.strip("/").split("/") if self.namespace.strip("/") else []:
-            _check(part, "Namespace", _NAME)
+            _check(part, "Namespace", NAME)
         for robot in self.robots:
-            _check(robot, "Robot", _NAME)
+            _check(robot, "Robot", NAME)
         for camera in self.cameras:
-            _check(camera, "Camera", _NAME)
+            _check(camera, "Camera", NAME)
         for pair in self.remappings.items():
             for name in pair:
-                _check(name, "Remapping", _TOPIC)
+                _check(name, "Remapping", TOPIC)
 
 
 @dataclass(frozen=True)
@@ -197,4 +197,4 @@ def _absolute(namespace: str) -> str:
 
 def _check(name: str, what: str, pattern: re.Pattern[str]) -> None:
     if not pattern.fullmatch(name):
-        raise InputError(f"{what} '{name}' is no ROS name: letters, digits and _ only, a letter first.")
+        raise InputError(f"{what} '{name}' is no ROS name: {RULE}.")

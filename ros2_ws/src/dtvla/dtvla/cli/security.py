@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from dtvla.cli.common import OK, console
+from dtvla.policy.options import CAMERAS
 
 security_app = SubcommandApp()
 
@@ -17,7 +18,7 @@ def generate(
     folder: Positional[Path],
     namespace: str = "",
     robots: str = "",
-    cameras: str = "agentview,wrist",
+    cameras: str = ",".join(CAMERAS),
     remap: tuple[str, ...] = (),
 ) -> int:
     """Write the SROS2 policy: for every node, exactly the topics, services and actions that it uses.

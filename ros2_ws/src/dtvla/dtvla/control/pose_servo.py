@@ -208,7 +208,7 @@ class PoseServo:
         return Twist(step.share * twist.linear_m_s, step.share * twist.angular_rad_s), step.events
 
     def _look_after(self, measured: Pose) -> None:
-        """Notes whether the arm is too far from its target; half the leash must be won back."""
+        """Notes whether the arm is too far from its target; half the limit must be won back."""
         if self._limiter is None:
             return
         length_m, turn_rad = distance(self._limiter.pose, measured)

@@ -2,7 +2,7 @@
 
 At each control period the chunk that has arrived by then is offered to the very `ChunkExecutor` that the
 controller node runs in real time, and its command is executed; without a row the arm holds or slows down, as
-there. The policy looks at the cadence of the policy node: once per executed chunk, as soon as it is free. A
+there. The policy decides by the rule of the policy node: once per executed chunk, as soon as it is free. A
 delay that is no multiple of the period counts up to the next tick, because commands are taken at ticks.
 """
 

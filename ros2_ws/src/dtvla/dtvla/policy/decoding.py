@@ -30,8 +30,8 @@ def check_room(layout: TokenLayout, prompt: NDArray[np.int64], cap: int, cache_l
     Raises:
         PolicyInputError: it does.
     """
-    closing = 2  # `</think><action>` behind a thought that the cap has cut
-    room = cache_length - cap - closing - layout.slots - 2
+    # A thought that the cap has cut is closed; the `<action>` of the block is the one that closes it.
+    room = cache_length - cap - len(layout.closing) - layout.slots - len(layout.ending)
     if len(prompt) > room:
         raise PolicyInputError(
             f"The instruction takes the prompt to {len(prompt)} tokens; this policy has room for {room}. "
@@ -152,7 +152,7 @@ def require_finite(logits: NDArray[np.float32]) -> None:
 
 def is_complete(ids: Sequence[int] | NDArray[np.int64], layout: TokenLayout) -> bool:
     """Whether a thought ends with `</think><action>`."""
-    return len(ids) >= 2 and (int(ids[-2]), int(ids[-1])) == (layout.end_think, layout.action)
+    return len(ids) >= 2 and (int(ids[-2]), int(ids[-1])) == layout.closing
 
 
 def given_thought(layout: TokenLayout, decoding: Decoding, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -175,7 +175,7 @@ def given_thought(layout: TokenLayout, decoding: Decoding, rng: np.random.Genera
         ]
         usable = np.setdiff1d(np.arange(min(RANDOM_IDS, layout.vocab_size)), [*taken, layout.pad, layout.bos])
         words = rng.choice(usable, RANDOM_WORDS)
-    return np.concatenate([[layout.think], words, [layout.end_think, layout.action]]).astype(np.int64)
+    return np.concatenate([[layout.think], words, layout.closing]).astype(np.int64)
 
 
 def act_pass(
@@ -265,5 +265,5 @@ def _tail(layout: TokenLayout, thought: NDArray[np.int64], known: int, close: bo
     """Thought tokens that are not in the cache yet, closed with the tags that are missing."""
     tail = [int(token) for token in thought[known:]]
     if close and not is_complete(thought, layout):
-        tail += [layout.action] if tail[-1] == layout.end_think else [layout.end_think, layout.action]
+        tail += [layout.action] if tail[-1] == layout.end_think else layout.closing
     return tail

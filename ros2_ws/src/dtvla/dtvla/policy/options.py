@@ -1,4 +1,4 @@
-"""How a policy decides. Imports nothing heavy: the command line shows these choices too."""
+"""What a policy sees through and how it decides. Imports nothing heavy: command lines show these choices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dtvla.errors import InputError
+
+# The cameras of the family's policies, in the order in which the model sees them.
+CAMERAS = ("agentview", "wrist")
 
 # The paper compares them. "hybrid" thinks, then acts in one parallel pass; "autoregressive" acts token by
 # token; "masked" and "random" keep the thinking prompt but put an empty or a random thought; "none" leaves

@@ -42,12 +42,6 @@ def clean_instruction(instruction: str) -> str:
     return cleaned
 
 
-def special_ids(layout: TokenLayout) -> set[int]:
-    """Ids that carry structure and that no instruction may contain."""
-    tags = {layout.image, layout.think, layout.end_think, layout.action, layout.end_action}
-    return tags | {layout.pad, layout.eos, layout.bos}
-
-
 def prompt_ids(
     tokenizer: Tokenizer, layout: TokenLayout, instruction: str, prefix: str = THINKING_PREFIX
 ) -> NDArray[np.int64]:
@@ -59,7 +53,8 @@ def prompt_ids(
     cleaned = clean_instruction(instruction)
     inside = tokenizer.encode(cleaned, add_special_tokens=False).ids
     actions = range(layout.action_begin, layout.action_end + 1)
-    if any(i in special_ids(layout) or i in actions for i in inside):
+    reserved = set(layout.special_ids().values())
+    if any(i in reserved or i in actions for i in inside):
         raise PolicyInputError(
             "The instruction contains a token reserved for the model, like <think>; use words."
         )
@@ -75,10 +70,10 @@ def thought_ids(tokenizer: Tokenizer, layout: TokenLayout, words: str) -> tuple[
         InputError: the words hold an id that is not for words.
     """
     inside = tokenizer.encode(words, add_special_tokens=False).ids
-    reserved = special_ids(layout).union(layout.banned().tolist())
+    reserved = {*layout.special_ids().values(), *layout.banned().tolist()}
     if not reserved.isdisjoint(inside):
         raise InputError(f"{plain(words)} holds a token reserved for the model, such as <think>")
-    return (layout.think, *inside, layout.end_think, layout.action)
+    return (layout.think, *inside, *layout.closing)
 
 
 def load_tokenizer(path: Path, layout: TokenLayout) -> Tokenizer:
@@ -104,17 +99,7 @@ def check_tokenizer(tokenizer: Tokenizer, layout: TokenLayout) -> None:
     Raises:
         InputError: an id differs; the sentence names it.
     """
-    expected = {
-        "<image>": layout.image,
-        "<think>": layout.think,
-        "</think>": layout.end_think,
-        "<action>": layout.action,
-        "</action>": layout.end_action,
-        "<pad>": layout.pad,
-        "<eos>": layout.eos,
-        "<bos>": layout.bos,
-    }
-    for token, want in expected.items():
+    for token, want in layout.special_ids().items():
         found = tokenizer.token_to_id(token)
         if found != want:
             raise InputError(f"the tokenizer gives {token} the id {found}, the model was trained with {want}")

@@ -11,13 +11,26 @@ The action of slot k is read at row A+k (the `<action>` row predicts the first v
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 NEVER = 1 << 30  # an action_start that no row reaches: every row is prefix or causal
 SLOT = -1  # the id of an action slot in a decoder input: its embedding is exactly zero
+
+# The tokens that carry structure, by their field of `TokenLayout`, in the order in which a new tokenizer
+# numbers them (pad, eos and bos as in Gemma).
+SPECIAL_TOKENS = {
+    "pad": "<pad>",
+    "eos": "<eos>",
+    "bos": "<bos>",
+    "image": "<image>",
+    "think": "<think>",
+    "end_think": "</think>",
+    "action": "<action>",
+    "end_action": "</action>",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,20 @@ class TokenLayout:
         """The last action id."""
         return self.action_begin + self.bins - 1
 
+    @property
+    def closing(self) -> tuple[int, int]:
+        """What closes a thought: `</think><action>`."""
+        return self.end_think, self.action
+
+    @property
+    def ending(self) -> tuple[int, int]:
+        """What stands behind the slots: `</action>`, eos."""
+        return self.end_action, self.eos
+
+    def special_ids(self) -> dict[str, int]:
+        """The ids that carry structure, by their token; no instruction may contain one."""
+        return {token: int(getattr(self, name)) for name, token in SPECIAL_TOKENS.items()}
+
     def banned(self) -> NDArray[np.int64]:
         """Ids that are never thought: all action ids and eos (reference: TailVocabMaskProcessor)."""
         actions = np.arange(self.action_begin, self.action_end + 1, dtype=np.int64)
@@ -59,7 +86,7 @@ class TokenLayout:
     def action_block(self) -> NDArray[np.int64]:
         """Ids of the parallel action pass: `<action>`, the slots, `</action>`, eos."""
         slots = np.full(self.slots, SLOT, np.int64)
-        return np.concatenate([[self.action], slots, [self.end_action, self.eos]]).astype(np.int64)
+        return np.concatenate([[self.action], slots, self.ending]).astype(np.int64)
 
 
 class Bounds(NamedTuple):
@@ -71,9 +98,23 @@ class Bounds(NamedTuple):
     q_start: int  # index of the first query row
 
 
+def visible(i: Any, j: Any, prefix_len: Any, action_start: Any, kv_len: Any) -> Any:
+    """The mask rule, written down once: may the query at index `i` look at the key at index `j`?
+
+    Every argument is an integer, a numpy array or a torch tensor; they broadcast. The ONNX operator and the
+    GPU kernels compute the same in another form and are compared with this one (tests/unit/
+    test_export_kernels.py, test_export_plugin_nodes.py).
+
+    Args:
+        i: index of a query in the whole sequence.
+        j: index of a key.
+        prefix_len, action_start, kv_len: see `Bounds`.
+    """
+    return ((j < prefix_len) | (j <= i) | (i >= action_start)) & (j < kv_len)
+
+
 def allowed(bounds: Bounds, rows: int, keys: int) -> NDArray[np.bool_]:
-    """The mask rule [rows, keys]: True where query row r (at index q_start + r) may look at key j."""
+    """The mask [rows, keys] of one pass: True where query row r (at index q_start + r) may look at key j."""
     i = bounds.q_start + np.arange(rows)[:, None]
     j = np.arange(keys)[None, :]
-    visible = (j < bounds.prefix_len) | (j <= i) | (i >= bounds.action_start)
-    return np.asarray(visible & (j < bounds.kv_len))
+    return np.asarray(visible(i, j, bounds.prefix_len, bounds.action_start, bounds.kv_len))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.errors import InputError
+from dtvla.policy.options import CAMERAS
 from dtvla.sim import assets, bootstrap, rendering
 from dtvla.sim.geometry import collision_boxes
 from dtvla.sim.perturbations.perturbation import PerturbedWorld, Variation
@@ -28,7 +29,7 @@ SETTLE_STEPS = 10  # LIBERO's protocol: objects fall onto the table before the e
 MOST_DEALS = 100  # of an embedded scene; one in forty is dealt a second time
 MAX_STEPS = {**dict.fromkeys(embedded.SUITES, 260), **libero.MAX_STEPS}
 SUITES = tuple(MAX_STEPS)
-CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
+MUJOCO_CAMERAS = dict(zip(CAMERAS, ("agentview", "robot0_eye_in_hand"), strict=True))
 JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
 
 
@@ -372,7 +373,7 @@ class SimEnv:
         size = self._image_size
         sim = self._env.env.sim
         rendered = {
-            name: sim.render(camera_name=key, width=size, height=size) for name, key in CAMERAS.items()
+            name: sim.render(camera_name=key, width=size, height=size) for name, key in MUJOCO_CAMERAS.items()
         }
         return {
             name: self._varied.picture(upright(image), number, self._step)

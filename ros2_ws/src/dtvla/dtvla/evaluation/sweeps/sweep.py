@@ -43,7 +43,7 @@ class Sweep:
 
     @classmethod
     def begun(cls, folder: Path) -> Sweep:
-        """The study that was begun in a folder.
+        """The sweep that was begun in a folder.
 
         Raises:
             ValueError: there is none.

@@ -1,7 +1,7 @@
-"""Guests of the bridge's process: nodes that may look at the simulated world directly (decision 0010).
+"""Clients in the bridge's process: nodes that may look at the simulated world directly (decision 0011).
 
 What a camera, a joint encoder or an operator could not tell is on no topic of the bridge. A script that
-needs it decides as a guest in the policy's place, and an examiner notes how an episode went. The bridge
+needs it decides as a client in the policy's place, and an episode monitor notes how it went. The bridge
 calls them; chunks and commands still go through the graph.
 """
 
@@ -26,7 +26,7 @@ from dtvla.nodes.common.conversions import chunk_message, to_duration, to_ns
 from dtvla.sim.env import CONTROL_PERIOD_S, Observation, metric_actions
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta
 
-READY = {"ready": True}  # the examiner's first message: it hears whoever decides
+READY = {"ready": True}  # the episode monitor's first message: it hears whoever decides
 
 
 class BenchmarkUnits:
@@ -43,7 +43,7 @@ class BridgeClient(Node):
 
     Args:
         name: its name in the graph.
-        bridge: whose guest it is.
+        bridge: whose client it is.
         world: the bridge's world; to be asked, never stepped.
         frame: the robot's base frame.
     """

@@ -32,7 +32,8 @@ from dtvla.nodes.common.diagnostics import Level
 from dtvla.nodes.common.lifecycle_node import GraphNode, describe
 from dtvla.nodes.common.parameters import LIBERO_BRIDGE
 from dtvla.nodes.common.process import run
-from dtvla.sim.env import CAMERAS, CONTROL_PERIOD_S, IDLE_ACTION, JOINT_NAMES, raw_action
+from dtvla.policy.options import CAMERAS
+from dtvla.sim.env import CONTROL_PERIOD_S, IDLE_ACTION, JOINT_NAMES, raw_action
 from dtvla_msgs.msg import EndEffectorDelta, TaskState
 from dtvla_msgs.srv import ResetScene
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dtvla.control.options import ROBOT_NAMES
 from dtvla.errors import InputError, plain
-from dtvla.policy.options import BACKENDS
+from dtvla.policy.options import BACKENDS, CAMERAS
 
 Value = bool | int | float | str
 
@@ -313,7 +313,7 @@ REASONING_MARKERS = (
 )
 
 REASONING_OVERLAY = (
-    Parameter("cameras", "agentview,wrist", "Cameras to show, comma-separated: one or two."),
+    Parameter("cameras", ",".join(CAMERAS), "Cameras to show, comma-separated: one or two."),
     Parameter("rate_hz", 5.0, "Most pictures per second.", "Hz", 0.1, 60.0),
     SILENCE,
 )

@@ -1,4 +1,4 @@
-"""The launcher's ear and hand in the graph: lifecycle transitions, diagnostics, episodes."""
+"""The launcher's own node in the graph: lifecycle transitions, diagnostics, episodes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ whose decisions share the passes of one policy.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from std_msgs.msg import String
 from dtvla.control.action_chunk import NS_PER_S
 from dtvla.errors import DecisionStopped, PolicyInputError
 from dtvla.nodes.common.lifecycle_node import GraphNode, describe
+from dtvla.nodes.common.names import NAME, RULE
 from dtvla.nodes.common.parameters import POLICY, Refusal
 from dtvla.nodes.common.process import run
 from dtvla.nodes.policy.inference_thread import Discarded, InferenceRequest, InferenceThread
@@ -183,8 +183,8 @@ def robots(names: str) -> list[str]:
     """
     found = [name.strip().strip("/") for name in names.split(",")] if names.strip() else [""]
     for name in found:
-        if name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise Refusal(f"Robot '{name}' is no namespace: letters, digits and _ only, a letter first.")
+        if name and not NAME.fullmatch(name):
+            raise Refusal(f"Robot '{name}' is no namespace: {RULE}.")
     if len(set(found)) < len(found) or (len(found) > 1 and "" in found):
         raise Refusal(f"The robots '{names}' must have different names, none of them empty.")
     return found

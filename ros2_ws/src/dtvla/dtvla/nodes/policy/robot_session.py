@@ -34,7 +34,7 @@ from dtvla_msgs.msg import ActionChunk, Reasoning, TaskState
 
 @dataclass(frozen=True)
 class SharedPolicy:
-    """What the seats of one policy share.
+    """What the sessions of one policy share.
 
     Attributes:
         spec: of the policy.

@@ -29,9 +29,9 @@ from dtvla.nodes.common.parameters import RECORDER
 from dtvla.nodes.common.process import run
 from dtvla.nodes.controller.arm_output import GRIPPER, TARGET
 from dtvla.nodes.recorder.bag_writer import BagWriter, DiskFull
+from dtvla.policy.options import CAMERAS
 from dtvla_msgs.msg import ActionChunk, EndEffectorDelta, Reasoning, TaskState
 
-CAMERAS = ("agentview", "wrist")
 LONGEST_NAME = 80  # characters of a task's name
 FINAL_FRAMES = 20  # the outcome stays readable for a second
 DIAGNOSTICS = QoSProfile(depth=50)

@@ -23,6 +23,7 @@ from dtvla.nodes.common.parameters import REASONING_OVERLAY, Refusal
 from dtvla.nodes.common.process import run
 from dtvla.nodes.viewers.reasoning_state import ReasoningState
 from dtvla.nodes.viewers.reasoning_subscription import ReasoningSubscription
+from dtvla.policy.options import CAMERAS
 from dtvla_msgs.msg import TaskState
 
 HEARTBEAT_S = 1.0
@@ -139,7 +140,7 @@ def cameras(names: str) -> list[str]:
     """
     found = [name.strip().strip("/") for name in names.split(",")]
     if not 1 <= len(found) <= MOST_CAMERAS or not all(found) or len(set(found)) < len(found):
-        raise Refusal(f"Parameter 'cameras' is '{names}'; one or two names are needed (agentview,wrist).")
+        raise Refusal(f"Parameter 'cameras' is '{names}'; one or two names are needed ({','.join(CAMERAS)}).")
     return found
 
 
