@@ -1,4 +1,4 @@
-"""The parts of the nodes that know no ROS: image synchroniser, replanning, inference thread, console, video."""
+"""The parts of the nodes that know no ROS: pairing, replanning, inference thread, console, video, session."""
 
 from __future__ import annotations
 

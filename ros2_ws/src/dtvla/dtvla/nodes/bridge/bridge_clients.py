@@ -133,7 +133,7 @@ class EpisodeMonitor(BridgeClient):
     """
 
     def __init__(self, bridge: Node, world: SimulationSession, frame: str, exact: bool) -> None:
-        super().__init__("examiner_node", bridge, world, frame)
+        super().__init__("episode_monitor_node", bridge, world, frame)
         self._exact = exact
         self._open = False
         self._executed: dict[int, None] = {}

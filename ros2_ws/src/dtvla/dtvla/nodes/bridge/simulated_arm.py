@@ -1,4 +1,4 @@
-"""The bridge's subscription to target poses: makes the simulated robot an arm with a controller of its own."""
+"""The bridge takes target poses as well: the simulated robot becomes an arm with a controller of its own."""
 
 from __future__ import annotations
 
