@@ -23,7 +23,6 @@ from dtvla.evaluation.results import (
     EvalOptions,
     failed,
     outcome,
-    wilson,
     write_results,
 )
 from dtvla.evaluation.work_queue import Pair
@@ -44,7 +43,6 @@ __all__ = [
     "outcome",
     "plan",
     "run_episode",
-    "wilson",
     "write_results",
 ]
 

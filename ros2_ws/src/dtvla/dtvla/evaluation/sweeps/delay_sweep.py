@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dtvla.control.options import ChunkMode, ChunkSeam
-from dtvla.evaluation.results import EpisodeResult, EvalOptions, wilson
+from dtvla.evaluation.results import EpisodeResult, EvalOptions
+from dtvla.evaluation.statistics import wilson
 from dtvla.sim.env import CONTROL_PERIOD_S
 
 DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)

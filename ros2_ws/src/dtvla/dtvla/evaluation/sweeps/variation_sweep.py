@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dtvla.evaluation.compare import Counts, pair_up
-from dtvla.evaluation.results import OUTCOMES, EpisodeResult, EvalOptions, wilson
+from dtvla.evaluation.results import OUTCOMES, EpisodeResult, EvalOptions
+from dtvla.evaluation.statistics import wilson
 from dtvla.sim.perturbations.perturbation import NAMES, Variation, parse_all
 
 OWN = "none"  # name of the evaluation in the suite's own world
