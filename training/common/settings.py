@@ -92,10 +92,10 @@ def _explained(error: FieldError) -> str:
         known = ", ".join(sorted(error.known))
         remedy = f"Did you mean '{error.near}'?" if error.near else f"Known are {known}."
         return f": unknown key '{error.path}'. {remedy}"
+    if error.wanted.startswith("one of"):
+        return f": {error.path} is {error.shown}; choose {error.wanted}."
     if error.problem == "type":
         return f": {error.path} must be of type {error.expected}, not {error.shown}."
-    if error.problem == "value" and error.wanted.startswith("one of"):
-        return f": {error.path} is {error.shown}; choose {error.wanted}."
     if error.problem == "rule":
         return f"{f', {error.path}' if error.path else ''}: {error.wanted}"
     return f": {error}"

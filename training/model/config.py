@@ -176,9 +176,9 @@ def _layout(file: _ConfigFile, image_tokens: int) -> TokenLayout:
     """The ids and sizes of a config.json; raises ValueError for an id outside the vocabulary."""
     last = file.text_config.vocab_size - 1
     for name, value in vars(file).items():
-        if name.endswith(("_token_index", "_idx", "_token_id")) and isinstance(value, int):
-            if not 0 <= value <= last:
-                raise ValueError(f"{name} is {value}, but the ids are 0 to {last}.")
+        is_id = name.endswith(("_token_index", "_idx", "_token_id")) and isinstance(value, int)
+        if is_id and not 0 <= value <= last:
+            raise ValueError(f"{name} is {value}, but the ids are 0 to {last}.")
     return TokenLayout(
         vocab_size=file.text_config.vocab_size,
         image=file.image_token_index,

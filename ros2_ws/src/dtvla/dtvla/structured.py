@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -114,12 +114,24 @@ def read(kind: type[T], data: object, at: str = "", *, others: bool = False, com
             parent = path[: path.rfind(".") + 1]
             raise FieldError(path, "unknown", near=parent + near[0] if near else "", known=known)
     try:
-        return cast(T, msgspec.convert(data, kind, strict=True, dec_hook=_decode))
+        value = msgspec.convert(data, kind, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise _explained(error, kind, data, at) from None
     except UnicodeEncodeError as error:
-        wanted, shown = "text that can be printed", _REPR.repr(error.object)
+        wanted, shown = "text that can be printed", _shown(error.object)
         raise FieldError(at, "value", wanted, shown=shown) from None
+    _fill_in(value)
+    return value
+
+
+def _fill_in(value: Any) -> None:
+    """Gives dataclasses their defaults, which msgspec leaves to the class: `vars` would not know them."""
+    if isinstance(value, tuple):
+        for item in value:
+            _fill_in(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            _fill_in(vars(value).setdefault(field.name, getattr(value, field.name)))
 
 
 def within(path: str, value: int, low: int, high: int | None = None) -> None:
@@ -178,8 +190,8 @@ def _wrong_entry(hint: Any, value: Any) -> Any:
 def _misnamed(hint: Any, data: object, path: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Path, problem and known names of every field that is unknown or left out."""
     for choice in _choices(hint):
+        known = _hints(choice)
         if is_dataclass(choice) and isinstance(data, Mapping):
-            known = _hints(choice)
             prefix = f"{path}." if path else ""
             for name in data:
                 if name not in known:
@@ -208,7 +220,7 @@ def _child(hint: Any, step: str | int) -> Any:
     """The hint of a field, an item or an entry; `Any` where it says none."""
     for choice in _choices(hint):
         origin, arguments = get_origin(choice), get_args(choice)
-        if is_dataclass(choice) and step in _hints(choice):
+        if step in _hints(choice):
             return _hints(choice)[step]
         if origin is tuple and isinstance(step, int):
             return arguments[0 if arguments[1:] == (...,) else min(step, len(arguments) - 1)]
@@ -219,9 +231,13 @@ def _child(hint: Any, step: str | int) -> Any:
     return Any
 
 
-@cache
 def _hints(kind: Any) -> dict[Any, Any]:
-    """The types of a dataclass's fields by name."""
+    """The types of a dataclass's fields by name; none of anything else."""
+    return _field_types(kind) if hasattr(kind, "__dataclass_fields__") else {}
+
+
+@cache
+def _field_types(kind: Any) -> dict[Any, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind) if field.init}
 

@@ -50,11 +50,14 @@ class EvaluationRecord:
         end = read_summary(summary) if summary else None
         if journal:
             return cls._of_journal(path, journal, end)
-        assert summary and end
+        assert summary is not None
+        assert end is not None
         return cls(
             path=path,
             options=replace(read_options(end.options, summary), policy=end.policy),
-            head={name: getattr(end, name) for name in ("policy", "fingerprint", "suite", "assets", "machine")},
+            head={
+                name: getattr(end, name) for name in ("policy", "fingerprint", "suite", "assets", "machine")
+            },
             results=_in_order(end.results),
         )
 

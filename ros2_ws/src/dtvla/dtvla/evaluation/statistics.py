@@ -38,7 +38,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def newcombe(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
-    """95 % interval of the difference (rate of B less that of A) of paired proportions; (-1, 1) without pairs.
+    """95 % interval of the rate of B less that of A, of pairs; (-1, 1) without pairs.
 
     Newcombe, Statistics in Medicine 17, 1998, pages 2635-2650, method 10: from Wilson's intervals and the
     correlation of the pairs. scipy has none for pairs.

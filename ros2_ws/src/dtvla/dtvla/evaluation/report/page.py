@@ -172,9 +172,7 @@ def _kind(result: EpisodeResult) -> str:
     return "solved" if result.success else "failed"
 
 
-def _episode(
-    result: EpisodeResult, replays: Mapping[str, str], others: Collection[str]
-) -> dict[str, Any]:
+def _episode(result: EpisodeResult, replays: Mapping[str, str], others: Collection[str]) -> dict[str, Any]:
     key, kind = f"task{result.task}_seed{result.seed}", _kind(result)
     return {
         "result": result,

@@ -1,8 +1,8 @@
 """What a policy is beside its weights: the content of policy.json as frozen dataclasses.
 
 Types and ranges of the fields stand in their annotations (`dtvla.structured`); a wrong one is a `BundleError`
-that names it by its path in the file, such as `norm_stats.action.q99`. What depends on several fields, such as
-ids below the vocabulary's size, is compared by hand in `PolicySpec.from_json`: no annotation can say it.
+that names it by its path in the file, such as `norm_stats.action.q99`. What depends on several fields, such
+as ids below the vocabulary's size, is compared by hand in `PolicySpec.from_json`: no annotation can say it.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ class PolicySpec:
         _check_cache(manifest)
         gripper = manifest.gripper
         if gripper.closed_value == gripper.open_value:
-            raise BundleError(
-                f"{FILE}: gripper closes and opens with the same value {gripper.open_value:g}."
-            )
+            raise BundleError(f"{FILE}: gripper closes and opens with the same value {gripper.open_value:g}.")
         names = vars(manifest).keys() & cls.__dataclass_fields__.keys()
         return cls(
             **{name: getattr(manifest, name) for name in names},
