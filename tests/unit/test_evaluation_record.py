@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dtvla.evaluation.record import EvaluationRecord
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, Journal, failed, write_results
+from dtvla.policy.bundle.loading import Bundle
 
 EPISODE = EpisodeResult(0, "block", 10_000, True, 3, 1, 1.0, 1.0, 1.0, ("a thought",), "solved")
 # Options that hold a number, a tuple, nothing, a word and a flag.
-OPTIONS = EvalOptions(
-    "bundles/x", tasks=(0, 2), delay=0.1, max_steps=None, variation="camera:2", watched=True
-)
+OPTIONS = EvalOptions("bundles/x", tasks=(0, 2), delay=0.1, variation="camera:2", watched=True)
 
 
 @pytest.fixture
 def summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A summary of OPTIONS with an episode that was solved and one that could not be run."""
-    monkeypatch.setattr(
-        "dtvla.evaluation.results.identity", lambda options: {"fingerprint": "f", "assets": "none needed"}
-    )
+    monkeypatch.setattr(Bundle, "load", lambda path: SimpleNamespace(fingerprint="f"))
     path = tmp_path / "results.json"
     write_results(path, OPTIONS, [failed(1, 10_000, "no renderer"), EPISODE])
     return path
