@@ -178,7 +178,7 @@ def _explained(error: msgspec.ValidationError, kind: Any, data: object, at: str)
 
 
 def _wrong_entry(hint: Any, value: Any) -> Any:
-    """The key of the entry that does not fit: msgspec says only that there is one."""
+    """The key of the entry that does not fit: msgspec tells only that there is one."""
     for key, entry in value.items():
         try:
             msgspec.convert(entry, _child(hint, key), strict=True, dec_hook=_decode)
@@ -289,18 +289,18 @@ def _limits(meta: Any) -> str:
         return ""
     if meta.ge is not None and meta.le is not None:
         return f"{meta.ge} to {meta.le}"
-    said = []
+    words = []
     if meta.gt is not None:
-        said.append("finite" if meta.gt == -LARGEST else f"above {meta.gt:g}")
+        words.append("finite" if meta.gt == -LARGEST else f"above {meta.gt:g}")
     if meta.ge is not None:
-        said.append(f"{meta.ge} or more")
+        words.append(f"{meta.ge} or more")
     if meta.le is not None and meta.le != LARGEST:
-        said.append(f"at most {meta.le:g}")
+        words.append(f"at most {meta.le:g}")
     if meta.min_length is not None:
-        said.append(f"at least {meta.min_length} " + ("entry" if meta.min_length == 1 else "entries"))
+        words.append(f"at least {meta.min_length} " + ("entry" if meta.min_length == 1 else "entries"))
     if meta.max_length is not None:
-        said.append(f"at most {meta.max_length} entries")
-    return ", ".join(said)
+        words.append(f"at most {meta.max_length} entries")
+    return ", ".join(words)
 
 
 def _shown(value: object) -> str:

@@ -49,8 +49,8 @@ class Sweep:
             ValueError: there is none.
         """
         try:
-            said = json.loads((folder / SWEEP).read_text())
-            kind, names = said["kind"], [str(name) for name in said["points"]]
+            content = json.loads((folder / SWEEP).read_text())
+            kind, names = content["kind"], [str(name) for name in content["points"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder} holds no study ({type(error).__name__}: {error}).") from error
         if kind not in KINDS or any(Path(name).name != name for name in names):
