@@ -106,7 +106,11 @@ class Comparison:
         counts = self.counts
         content: dict[str, Any] = {
             **{
-                name: {"path": str(record.path), **record.head, "options": stored(record.options, but=())}
+                name: {
+                    "path": str(record.path),
+                    **record.head,
+                    "options": stored(record.options, but=("policy",)),
+                }
                 for name, record in (("a", self.a), ("b", self.b))
             },
             "pairs": counts.total,
