@@ -27,10 +27,10 @@ from dtvla.evaluation.results import (
     Journal,
     machine,
     mean_agreement,
-    wilson,
     write_results,
 )
 from dtvla.evaluation.runner import evaluate
+from dtvla.evaluation.statistics import wilson
 from training.common.commands import run_step, torchrun
 
 # How the policies differ in their training, and how each decides first of all.

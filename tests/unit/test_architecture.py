@@ -23,6 +23,7 @@ SOURCES = {
 RUNTIME_ROOMS = (
     "dtvla",
     "dtvla.errors",
+    "dtvla.structured",
     "dtvla.resources",
     "dtvla.policy",
     "dtvla.control",

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from dtvla.bringup.ports import CAMERA, OWN
-from dtvla.bringup.rviz_config import CONFIG, ROBOTS, TRANSFORMS, remappings, topics
+from dtvla.bringup.rviz_config import CONFIG, TRANSFORMS, remappings, topics
 from dtvla.control.kinematics import read_urdf
+from dtvla.control.options import ARM_NAMES
 from dtvla.policy.options import CAMERAS
 from dtvla.resources import resource
 
@@ -60,7 +61,7 @@ def test_cameras_are_asked_for_as_they_send_and_the_latched_model_is_waited_for(
     assert topic_of(model)["Durability Policy"] == "Transient Local"
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", ARM_NAMES)
 def test_the_frames_it_shows_are_links_of_the_robot(robot: str) -> None:
     urdf = ET.fromstring(read_urdf(resource(f"urdf/{robot}.urdf.xacro")))
     links = {str(link.get("name")) for link in urdf.findall("link")}

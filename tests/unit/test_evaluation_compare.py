@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtvla.cli.results import compare as compare_command
-from dtvla.evaluation.compare import Counts, EvaluationRecord, compare, pair_up
+from dtvla.evaluation.compare import Counts, compare, pair_up
+from dtvla.evaluation.record import EvaluationRecord
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, Journal, write_results
 
 EPISODE = EpisodeResult(0, "block", 10_000, True, 3, 1, 1.0, 1.0, 1.0, ("a thought",), "solved")

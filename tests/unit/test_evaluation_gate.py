@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dtvla.evaluation.runner import OUTCOMES, EpisodeResult, EvalOptions, evaluate, outcome, wilson
+from dtvla.evaluation.runner import OUTCOMES, EpisodeResult, EvalOptions, evaluate, outcome
+from dtvla.evaluation.statistics import wilson
 from dtvla.policy.bundle.loading import Bundle
 from dtvla.resources import default_bundle, resource
 

@@ -7,15 +7,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TypeVar
 
 import tyro
+
+from dtvla.structured import FieldError, read
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,52 +80,25 @@ def load(kind: type[_Settings], name: str | Path) -> _Settings:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}.") from None
-    found: _Settings = _fill(kind, values, path, "")
-    return found
-
-
-def _fill(kind: Any, values: dict[str, Any], path: Path, prefix: str) -> Any:
-    hints = get_type_hints(kind)
-    known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-    filled = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            remedy = (
-                f"Did you mean '{prefix}{near[0]}'?" if near else f"Known are {', '.join(sorted(known))}."
-            )
-            raise SettingsError(f"{path}: unknown key '{prefix}{key}'. {remedy}")
-        filled[key] = _convert(known[key], value, path, prefix + key)
     try:
-        return kind(**filled)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{path}{f', {prefix[:-1]}' if prefix else ''}: {error}") from None
+        return read(kind, values)
+    except FieldError as error:
+        raise SettingsError(f"{path}{_explained(error)}") from None
 
 
-def _convert(kind: Any, value: Any, path: Path, key: str) -> Any:
-    """`value` as the type that a field is annotated with."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _fill(kind, value, path, f"{key}.")
-    if origin in (Union, types.UnionType):
-        kinds = [each for each in arguments if each is not type(None)]
-        return _convert(kinds[0], value, path, key) if len(kinds) == 1 else value
-    if origin is tuple and isinstance(value, list):
-        items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        if len(items) == len(value):
-            return tuple(_convert(each, item, path, key) for each, item in zip(items, value, strict=True))
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise SettingsError(f"{path}: {key} is {value!r}; choose one of {', '.join(map(str, arguments))}.")
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (bool, int, float, str) and type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise SettingsError(f"{path}: {key} must be of type {wanted}, not {value!r}.")
+def _explained(error: FieldError) -> str:
+    """A wrong key of a configuration, in TOML's words."""
+    if error.problem == "unknown":
+        known = ", ".join(sorted(error.known))
+        remedy = f"Did you mean '{error.near}'?" if error.near else f"Known are {known}."
+        return f": unknown key '{error.path}'. {remedy}"
+    if error.wanted.startswith("one of"):
+        return f": {error.path} is {error.shown}; choose {error.wanted}."
+    if error.problem == "type":
+        return f": {error.path} must be of type {error.expected}, not {error.shown}."
+    if error.problem == "rule":
+        return f"{f', {error.path}' if error.path else ''}: {error.wanted}"
+    return f": {error}"
 
 
 def _take_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from dtvla.policy.token_layout import TokenLayout
+from dtvla.structured import Count, FieldError, read
 
 # What transformers' SiglipVisionConfig and GemmaConfig take when a config.json leaves the field out, which
 # `save_pretrained` does with every value that equals its default.
@@ -72,101 +74,129 @@ class ModelConfig:
                 "family that DeepThinkVLA is made of. Point to a DeepThinkVLA checkpoint."
             )
         try:
-            config = cls._read(raw)
-        except KeyError as missing:
-            raise ValueError(
-                f"config.json lacks the field {missing}, which a DeepThinkVLA model needs."
-            ) from None
+            file = read(_ConfigFile, _without_null(raw), others=True)
+        except FieldError as error:
+            raise ValueError(_explained(error)) from None
+        v, t = file.vision_config, file.text_config
+        vision = VisionConfig(
+            image_size=v.image_size,
+            patch_size=v.patch_size,
+            hidden_size=v.hidden_size,
+            intermediate_size=v.intermediate_size,
+            layers=v.num_hidden_layers,
+            heads=v.num_attention_heads,
+            layer_norm_eps=v.layer_norm_eps,
+            stem=v.stem_channels,
+        )
+        text = TextConfig(
+            vocab_size=t.vocab_size,
+            hidden_size=t.hidden_size,
+            intermediate_size=t.intermediate_size,
+            layers=t.num_hidden_layers,
+            heads=t.num_attention_heads,
+            kv_heads=t.num_key_value_heads,
+            head_dim=t.head_dim,
+            rms_norm_eps=t.rms_norm_eps,
+            rope_theta=t.rope_theta,
+        )
+        config = cls(vision, text, _layout(file, vision.tokens), raw)
         _check(config)
         return config
 
-    @classmethod
-    def _read(cls, raw: dict[str, Any]) -> ModelConfig:
-        v, t = _Section(raw, "vision_config"), _Section(raw, "text_config")
-        top = _Section({"": raw}, "")
-        vision = VisionConfig(
-            image_size=v.count("image_size", SIGLIP_IMAGE_SIZE),
-            patch_size=v.count("patch_size"),
-            hidden_size=v.count("hidden_size"),
-            intermediate_size=v.count("intermediate_size"),
-            layers=v.count("num_hidden_layers"),
-            heads=v.count("num_attention_heads"),
-            layer_norm_eps=v.get("layer_norm_eps", 1e-6),
-            stem=tuple(v.get("stem_channels", ())),
-        )
-        text = TextConfig(
-            vocab_size=t.count("vocab_size"),
-            hidden_size=t.count("hidden_size"),
-            intermediate_size=t.count("intermediate_size"),
-            layers=t.count("num_hidden_layers"),
-            heads=t.count("num_attention_heads"),
-            kv_heads=t.count("num_key_value_heads"),
-            head_dim=t.count("head_dim", GEMMA_HEAD_DIM),
-            rms_norm_eps=t.get("rms_norm_eps", 1e-6),
-            rope_theta=t.get("rope_theta", 10000.0),
-        )
-        token = partial(top.token, vocab_size=text.vocab_size)
-        begin = token("action_token_begin_idx")
-        layout = TokenLayout(
-            vocab_size=text.vocab_size,
-            image=token("image_token_index"),
-            think=token("think_start_token_index"),
-            end_think=token("think_end_token_index"),
-            action=token("action_start_token_index"),
-            end_action=token("action_end_token_index"),
-            action_begin=begin,
-            bins=token("action_token_end_idx") - begin + 1,
-            prompt_end=_prompt_end(top.get("prompt_end_token_id", PROMPT_END)),
-            image_tokens=vision.tokens,
-            images=top.count("num_images", 2),
-            horizon=top.count("action_horizon", 10),
-            action_dim=top.count("action_dim", 7),
-            pad=token("pad_token_id", 0),
-            eos=token("eos_token_id", 1),
-            bos=token("bos_token_id", 2),
-        )
-        return cls(vision, text, layout, raw)
+
+@dataclass(frozen=True)
+class _VisionFile:
+    """`vision_config` of config.json, with its names."""
+
+    patch_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    image_size: Count = SIGLIP_IMAGE_SIZE
+    layer_norm_eps: float = 1e-6
+    stem_channels: tuple[int, ...] = ()
 
 
-class _Section:
-    """One object of config.json, read field by field; null counts as left out."""
+@dataclass(frozen=True)
+class _TextFile:
+    """`text_config` of config.json, with its names."""
 
-    def __init__(self, raw: dict[str, Any], name: str) -> None:
-        self._fields, self._prefix = raw[name], f"{name}." if name else ""
-        if not isinstance(self._fields, dict):
-            raise ValueError(f"{name} must hold a JSON object, not {self._fields!r}.")
-
-    def get(self, field: str, default: Any) -> Any:
-        value = self._fields.get(field)
-        return default if value is None else value
-
-    def _integer(self, field: str, default: int | None) -> int:
-        value = self.get(field, default)
-        if value is None:
-            raise KeyError(self._prefix + field)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{self._prefix}{field} must be a whole number, not {value!r}.")
-        return value
-
-    def count(self, field: str, default: int | None = None) -> int:
-        """A size or a number of things: 1 or more."""
-        value = self._integer(field, default)
-        if value < 1:
-            raise ValueError(f"{self._prefix}{field} must be 1 or more, not {value}.")
-        return value
-
-    def token(self, field: str, default: int | None = None, *, vocab_size: int) -> int:
-        """A token id: one of the vocabulary's."""
-        value = self._integer(field, default)
-        if not 0 <= value < vocab_size:
-            raise ValueError(f"{self._prefix}{field} is {value}, but the ids are 0 to {vocab_size - 1}.")
-        return value
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Count = GEMMA_HEAD_DIM
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
 
 
-def _prompt_end(value: Any) -> tuple[int, int]:
-    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(type(i) is int for i in value)):
-        raise ValueError(f"prompt_end_token_id must hold two token ids, not {value!r}.")
-    return value[0], value[1]
+@dataclass(frozen=True)
+class _ConfigFile:
+    """What this code needs of a config.json."""
+
+    vision_config: _VisionFile
+    text_config: _TextFile
+    image_token_index: int
+    think_start_token_index: int
+    think_end_token_index: int
+    action_start_token_index: int
+    action_end_token_index: int
+    action_token_begin_idx: int
+    action_token_end_idx: int
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    bos_token_id: int = 2
+    prompt_end_token_id: Annotated[tuple[int, int], Meta(description="two token ids")] = PROMPT_END
+    num_images: Count = 2
+    action_horizon: Count = 10
+    action_dim: Count = 7
+
+
+def _without_null(raw: dict[str, Any]) -> dict[str, Any]:
+    """A config.json without fields that are null, which counts as left out."""
+    return {
+        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        for key, value in raw.items()
+        if value is not None
+    }
+
+
+def _explained(error: FieldError) -> str:
+    if error.problem == "missing":
+        return f"config.json lacks the field {error.path!r}, which a DeepThinkVLA model needs."
+    if error.path == "prompt_end_token_id":
+        return f"prompt_end_token_id must hold {error.wanted}, not {error.shown}."
+    return f"{error.path} must be {error.wanted}, not {error.shown}."
+
+
+def _layout(file: _ConfigFile, image_tokens: int) -> TokenLayout:
+    """The ids and sizes of a config.json; raises ValueError for an id outside the vocabulary."""
+    last = file.text_config.vocab_size - 1
+    for name, value in vars(file).items():
+        is_id = name.endswith(("_token_index", "_idx", "_token_id")) and isinstance(value, int)
+        if is_id and not 0 <= value <= last:
+            raise ValueError(f"{name} is {value}, but the ids are 0 to {last}.")
+    return TokenLayout(
+        vocab_size=file.text_config.vocab_size,
+        image=file.image_token_index,
+        think=file.think_start_token_index,
+        end_think=file.think_end_token_index,
+        action=file.action_start_token_index,
+        end_action=file.action_end_token_index,
+        action_begin=file.action_token_begin_idx,
+        bins=file.action_token_end_idx - file.action_token_begin_idx + 1,
+        prompt_end=file.prompt_end_token_id,
+        image_tokens=image_tokens,
+        images=file.num_images,
+        horizon=file.action_horizon,
+        action_dim=file.action_dim,
+        pad=file.pad_token_id,
+        eos=file.eos_token_id,
+        bos=file.bos_token_id,
+    )
 
 
 def _check(config: ModelConfig) -> None:

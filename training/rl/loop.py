@@ -17,8 +17,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
-from dtvla.evaluation.results import EvalOptions, wilson
+from dtvla.evaluation.results import EvalOptions
 from dtvla.evaluation.runner import plan
+from dtvla.evaluation.statistics import wilson
 from training.common import parallel
 from training.common.run_checkpoints import (
     Checkpoints,

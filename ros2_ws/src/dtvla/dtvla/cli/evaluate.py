@@ -203,7 +203,8 @@ def success_tables(results: list[EpisodeResult]) -> list[Table]:
     from rich import box
     from rich.table import Column, Table
 
-    from dtvla.evaluation.results import OUTCOMES, mean_agreement, wilson
+    from dtvla.evaluation.results import OUTCOMES, mean_agreement
+    from dtvla.evaluation.statistics import wilson
 
     ran = [result for result in results if not result.error]
     thinks = any(result.phase_stated > 0 for result in ran)  # LIBERO's policies say it in other words

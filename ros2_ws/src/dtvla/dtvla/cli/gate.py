@@ -35,27 +35,29 @@ def gate(asked: Annotated[Gate, FLAT]) -> int:
     from dtvla.bringup import graph_evaluation
     from dtvla.bringup.demo import fresh_folder
     from dtvla.cli.evaluate import evaluate_into
-    from dtvla.evaluation.gate import GateRecord, judge
+    from dtvla.evaluation.gate import judge, load_reference
     from dtvla.evaluation.runner import in_processes
     from dtvla.policy.bundle.loading import Bundle
     from dtvla.resources import default_bundle
 
     use_assets(asked.assets)
-    on_record = GateRecord.load(asked.record)
-    most = on_record.options.episodes
+    on_record = load_reference(asked.record)
+    most = len(on_record.results)
     options = replace(
         on_record.options,
         policy=asked.bundle or default_bundle(),
         backend=asked.backend,
         episodes=min(asked.episodes or most, most),
+        trials=None,
         through="ros" if asked.ros else "process",
+        watched=False,
     )
     if asked.ros:
         graph_evaluation.check(options)
     if not options.scripted:
         loaded = Bundle.load(options.policy)
         options = replace(options, policy=str(loaded.path))
-        if loaded.fingerprint != on_record.fingerprint:
+        if loaded.fingerprint != on_record.head["fingerprint"]:
             console.print("Another bundle than the one on record: its success rate is the one to reach.")
     folder = fresh_folder(asked.output)
     runner = graph_evaluation.runner(folder) if asked.ros else in_processes

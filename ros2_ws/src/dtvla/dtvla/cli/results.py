@@ -34,8 +34,9 @@ def compare(
         output: File for the comparison as JSON.
     """
     from dtvla.evaluation import compare as comparing
+    from dtvla.evaluation.record import EvaluationRecord
 
-    found = comparing.compare(comparing.EvaluationRecord.load(a), comparing.EvaluationRecord.load(b))
+    found = comparing.compare(EvaluationRecord.load(a), EvaluationRecord.load(b))
     for warning in found.warnings:
         console.print(f"Mind: {warning}", style="yellow", highlight=False, markup=False)
     for table in comparison_tables(found):
@@ -58,16 +59,16 @@ def report(folder: Positional[Path], videos: int = 6) -> int:
     """
     from rich.progress import track
 
+    from dtvla.evaluation.record import EvaluationRecord
     from dtvla.evaluation.report import episode_replay
     from dtvla.evaluation.report.report import write_report
-    from dtvla.evaluation.report.reported_evaluation import ReportedEvaluation
     from dtvla.evaluation.sweeps.sweep import SWEEP, Sweep
 
     if (folder / SWEEP).is_file():
         for name in Sweep.begun(folder).points:
             console.print(str(write_report(folder / name)), highlight=False)
         return OK
-    evaluation = ReportedEvaluation.load(folder)
+    evaluation = EvaluationRecord.load(folder)
     chosen = episode_replay.choose(evaluation.results, videos)
     missing = [result for result in chosen if not episode_replay.file_of(folder, result).is_file()]
     others = []

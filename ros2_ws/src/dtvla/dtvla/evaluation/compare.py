@@ -1,68 +1,20 @@
-"""Two evaluations of the same episodes, pair by pair: the same task, the same seed.
-
-McNemar's exact test asks whether the episodes that changed went one way more often than a fair coin would.
-The interval of the difference is Newcombe's for paired proportions (Statistics in Medicine 17, 1998, pages
-2635-2650, method 10): from Wilson's intervals and the correlation of the pairs.
-"""
+"""Two evaluations of the same episodes, pair by pair: the same task, the same seed."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dtvla.evaluation.results import (
-    JOURNAL,
-    SUMMARY,
-    EpisodeResult,
-    EvalOptions,
-    read_journal,
-    read_summary,
-    wilson,
-)
+from dtvla.errors import InputError
+from dtvla.evaluation.record import EvaluationRecord
+from dtvla.evaluation.results import EFFORT, EpisodeResult, stored
+from dtvla.evaluation.statistics import mcnemar, newcombe
 
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """An evaluation as it stands on the disk; only episodes that ran to their end."""
-
-    path: Path
-    head: dict[str, Any]  # policy, suite, assets, options (as text), fingerprint
-    results: tuple[EpisodeResult, ...]
-
-    @classmethod
-    def load(cls, path: Path) -> EvaluationRecord:
-        """Reads an evaluation's folder, or its `episodes.jsonl` or `results.json`.
-
-        Raises:
-            ValueError: there is none.
-        """
-        found = path
-        if path.is_dir():
-            found = path / JOURNAL if (path / JOURNAL).is_file() else path / SUMMARY
-            if not found.is_file():
-                raise ValueError(f"{path} holds no evaluation: neither {JOURNAL} nor {SUMMARY} is there.")
-        if found.suffix == ".jsonl":
-            begun, results = read_journal(found)
-            options = begun["options"]
-            head = {
-                "policy": Path(options["policy"]).name,
-                "suite": options["suite"],
-                "assets": begun.get("assets", ""),
-                "fingerprint": begun.get("fingerprint", ""),
-            }
-        else:
-            head, every = read_summary(found)
-            results = [result for result in every if not result.error]
-            options = head["options"]
-        known = vars(EvalOptions("")) | options  # an older record knows fewer options
-        text = {key: str(value) for key, value in known.items() if key != "policy"}
-        return cls(path, {**head, "options": text}, tuple(results))
+# Options that say how many episodes were run and how, not what an episode is.
+EXTENT = (*EFFORT, "policy", "episodes", "trials", "tasks", "seed0", "backend")
 
 
 @dataclass(frozen=True)
@@ -108,38 +60,12 @@ class Counts:
     @property
     def p_value(self) -> float:
         """McNemar's exact test, two-sided: 1 when nothing changed."""
-        from scipy.stats import binomtest
-
-        changed = self.only_a + self.only_b
-        return float(binomtest(self.only_b, changed, 0.5).pvalue) if changed else 1.0
+        return mcnemar(self.only_a, self.only_b)
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the difference; (-1, 1) without pairs."""
-        n = self.total
-        if n == 0:
-            return -1.0, 1.0
-        wins_a, wins_b = self.both + self.only_a, self.both + self.only_b
-        (low_a, high_a), (low_b, high_b) = wilson(wins_a, n), wilson(wins_b, n)
-        rate_a, rate_b, phi = wins_a / n, wins_b / n, self._correlation()
-        down = _combined(rate_b - low_b, high_a - rate_a, phi)
-        up = _combined(high_b - rate_b, rate_a - low_a, phi)
-        return max(-1.0, self.difference - down), min(1.0, self.difference + up)
-
-    def _correlation(self) -> float:
-        """Of the pairs, shrunk by half a count as in Newcombe's method 10; 0 where it has no value."""
-        wins_a, wins_b, n = self.both + self.only_a, self.both + self.only_b, self.total
-        spread = wins_a * (n - wins_a) * wins_b * (n - wins_b)
-        if spread == 0:
-            return 0.0
-        cross = self.both * self.neither - self.only_a * self.only_b
-        if cross > 0:
-            cross = max(cross - n // 2, 0)
-        return cross / math.sqrt(spread)
-
-
-def _combined(one: float, other: float, phi: float) -> float:
-    return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+        return newcombe(self.both, self.only_a, self.only_b, self.neither)
 
 
 @dataclass(frozen=True)
@@ -179,8 +105,15 @@ class Comparison:
     def to_json(self) -> str:
         """The comparison for programs."""
         counts = self.counts
-        said: dict[str, Any] = {
-            **{name: {"path": str(r.path), **r.head} for name, r in (("a", self.a), ("b", self.b))},
+        content: dict[str, Any] = {
+            **{
+                name: {
+                    "path": str(record.path),
+                    **record.head,
+                    "options": stored(record.options, but=("policy",)),
+                }
+                for name, record in (("a", self.a), ("b", self.b))
+            },
             "pairs": counts.total,
             "difference": counts.difference,
             "interval_95": counts.interval,
@@ -193,25 +126,25 @@ class Comparison:
             ],
             "warnings": self.warnings,
         }
-        return json.dumps(said, indent=1)
+        return json.dumps(content, indent=1)
 
 
 def compare(a: EvaluationRecord, b: EvaluationRecord) -> Comparison:
     """Pairs two evaluations.
 
     Raises:
-        ValueError: they are of other worlds, or have no episode in common.
+        InputError: they are of other worlds, or have no episode in common.
     """
     for key in ("suite", "assets"):
         mine, other = a.head.get(key), b.head.get(key)
         if mine != other:
-            raise ValueError(
+            raise InputError(
                 f"They cannot be compared: {key} of {a.path}: '{mine}'; {key} of {b.path}: '{other}'. "
                 "Evaluate both in one world."
             )
-    pairs = pair_up(a.results, b.results)
+    pairs = pair_up(a.ran, b.ran)
     if not pairs:
-        raise ValueError(
+        raise InputError(
             f"They cannot be compared: {a.path} and {b.path} have no task and seed in common. Evaluate both "
             "with the same --tasks and --seed0."
         )
@@ -231,15 +164,14 @@ def pair_up(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult]) -> list[Pair
 def _warnings(a: EvaluationRecord, b: EvaluationRecord, common: int) -> list[str]:
     found = []
     for name, record in (("A", a), ("B", b)):
-        alone = len({(r.task, r.seed) for r in record.results}) - common
+        alone = len({(r.task, r.seed) for r in record.ran}) - common
         if alone:
             found.append(
                 f"{alone} of the {alone + common} episodes of {name} are not in the other: left out."
             )
-    mine, other = a.head["options"], b.head["options"]
-    loose = ("workers", "through", "watched", "episodes", "trials", "tasks", "seed0", "backend")
-    for key in sorted(set(mine) & set(other) - set(loose)):
+    mine, other = stored(a.options, but=EXTENT), stored(b.options, but=EXTENT)
+    for key in sorted(mine):
         if mine[key] != other[key]:
-            values = (record[key] or "none" for record in (mine, other))
+            values = ("none" if value in (None, "") else str(value) for value in (mine[key], other[key]))
             found.append(f"The option {key} is {' in A and '.join(values)} in B.")
     return found

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.evaluation.results import REPLAY, read_journal, unpack_actions
 from dtvla.policy.policy import Policy
 from dtvla.sim.env import ACTION_DIM, Observation, SimEnv
@@ -84,13 +85,13 @@ def script(name: str) -> Script:
     """The script of a name: `expert`, `random` or `replay:FILE` (the `episodes.jsonl` of an evaluation).
 
     Raises:
-        ValueError: no such script, or the file is no record.
+        InputError: no such script, or the file is no record.
     """
     if name.startswith(REPLAY):
         return ReplayedActions(Path(name.removeprefix(REPLAY)))
     known: dict[str, type[Script]] = {"expert": ScriptedExpert, "random": RandomActions}
     if name not in known:
-        raise ValueError(f"There is no script '{name}'; there are expert, random and replay:FILE.")
+        raise InputError(f"There is no script '{name}'; there are expert, random and replay:FILE.")
     return known[name]()
 
 
@@ -144,14 +145,14 @@ class ReplayedActions(Script):
     def start(self, env: SimEnv, seed: int, obs: Observation) -> None:
         key = (env.info.index, seed)
         if env.info.suite != self._suite or key not in self._recorded:
-            raise ValueError(
+            raise InputError(
                 f"{self._path} holds no episode of task {key[0]} of '{env.info.suite}' with seed {seed}."
             )
         self._left = list(self._recorded[key])
 
     def decide(self, obs: Observation) -> ScriptedDecision:
         if not self._left:
-            raise ValueError(
+            raise InputError(
                 f"The recorded actions end at step {obs.step}, the episode does not: this is another world "
                 "than the recorded one (other assets, or another version of the simulator)."
             )

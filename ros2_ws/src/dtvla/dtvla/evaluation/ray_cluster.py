@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, failed
 from dtvla.evaluation.runner import Play, Runner, decision_options, episodes, player
 from dtvla.evaluation.work_queue import MOST_DEATHS, Pair, WorkQueue
@@ -149,11 +150,11 @@ def check(options: EvalOptions) -> None:
     """Refuses what policy servers do not do.
 
     Raises:
-        ValueError: an option that is for evaluations in process.
+        InputError: an option that is for evaluations in process.
     """
     alone = options.decoding in ("autoregressive", "swapped")
     if options.thinking == "lagging" or alone or options.delay == "measured":
-        raise ValueError(
+        raise InputError(
             "Policy servers decide for several simulators at once: --thinking lagging, --decoding "
             "autoregressive or swapped, and --delay measured are for --in-process."
         )

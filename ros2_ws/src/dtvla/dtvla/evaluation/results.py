@@ -2,10 +2,12 @@
 
 `episodes.jsonl` is written and flushed line by line, so an interrupted evaluation loses at most the
 episodes that were running; `results.json` is the summary. Both say with which policy and assets.
+`evaluation.record` reads a folder with both.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import math
@@ -20,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtvla.control.options import ChunkMode, ChunkSeam
-from dtvla.errors import plain
-from dtvla.evaluation.reading import read
+from dtvla.errors import InputError, plain
+from dtvla.evaluation.statistics import wilson
 from dtvla.policy.bundle.loading import Bundle
 from dtvla.policy.options import BackendName, Decoding, Thinking
 from dtvla.sim import assets
 from dtvla.sim.perturbations.perturbation import INSTRUCTION, Variation
 from dtvla.sim.suites import embedded
+from dtvla.structured import FieldError, read
 
 OUTCOMES = ("solved", "picked up nothing", "another object first", "picked it up, did not place it")
 SUMMARY, JOURNAL = "results.json", "episodes.jsonl"
@@ -65,29 +68,29 @@ class EvalOptions:
         self._check_delay()
         self._check_variation()
         if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"An episode of {self.max_steps} steps is none: --max-steps must be 1 or more.")
+            raise InputError(f"An episode of {self.max_steps} steps is none: --max-steps must be 1 or more.")
         if self.thinking == "lagging" and self.decoding != "hybrid":
-            raise ValueError(f"Lagging thoughts need hybrid decoding, not {self.decoding}.")
+            raise InputError(f"Lagging thoughts need hybrid decoding, not {self.decoding}.")
 
     def _check_delay(self) -> None:
         if self.delay is None:
             if (self.chunk_mode, self.chunk_seam) != ("open_loop", "cut"):
-                raise ValueError("--chunk-mode and --chunk-seam need a --delay; 0 is one.")
+                raise InputError("--chunk-mode and --chunk-seam need a --delay; 0 is one.")
             return
         if self.scripted:
-            raise ValueError(f"A delay is for a policy that sees; '{self.policy}' is none.")
+            raise InputError(f"A delay is for a policy that sees; '{self.policy}' is none.")
         if self.delay != "measured" and not 0 <= self.delay <= MAX_DELAY_S:
-            raise ValueError(
+            raise InputError(
                 f"A delay of {self.delay:g} s is not possible: 0 to {MAX_DELAY_S:g} s are, as the controller "
                 "refuses chunks whose picture is older."
             )
         if self.chunk_mode == "open_loop" and self.chunk_seam != "cut":
-            raise ValueError("Chunks in open_loop follow each other without a passage: leave --chunk-seam.")
+            raise InputError("Chunks in open_loop follow each other without a passage: leave --chunk-seam.")
 
     def _check_variation(self) -> None:
         variation = Variation.parse(self.variation)
         if self.decoding == "swapped" and variation is not None and variation.name == INSTRUCTION:
-            raise ValueError("Thoughts are swapped by the suite's own words; leave --variation instruction.")
+            raise InputError("Thoughts are swapped by the suite's own words; leave --variation instruction.")
 
     @property
     def first_seed(self) -> int:
@@ -100,6 +103,13 @@ class EvalOptions:
     def scripted(self) -> bool:
         """Whether something else than a bundle decides."""
         return str(self.policy) in ("expert", "random") or str(self.policy).startswith(REPLAY)
+
+
+@dataclass(frozen=True)
+class _StoredOptions(EvalOptions):
+    """Options as a file holds them: a path is a string, and a summary leaves the policy's out."""
+
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,15 +150,15 @@ def unpack_actions(packed: str) -> NDArray[np.float64]:
     """The actions [T, 7] that `pack_actions` packed.
 
     Raises:
-        ValueError: they are not finite, or nothing that was packed so.
+        InputError: they are not finite, or nothing that was packed so.
     """
     try:
         content = base64.b64decode(packed, validate=True)
         actions = np.frombuffer(content, "<f8").reshape(-1, 7).astype(np.float64)
     except ValueError as error:
-        raise ValueError(f"The recorded actions are damaged ({plain(error)}).") from None
+        raise InputError(f"The recorded actions are damaged ({plain(error)}).") from None
     if not np.isfinite(actions).all():
-        raise ValueError("The recorded actions hold numbers that are not finite.")
+        raise InputError("The recorded actions hold numbers that are not finite.")
     return actions
 
 
@@ -168,7 +178,7 @@ class Journal:
             begun, self.finished = read_journal(self.path)
             for key, value in head.items():
                 if begun.get(key) != value:
-                    raise ValueError(
+                    raise InputError(
                         f"{folder} was begun with {key} {begun.get(key)!r}, now it is {value!r}. "
                         "Start a new evaluation, or restore what was there."
                     )
@@ -196,7 +206,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
     """The first line of a record, and its episodes that ran to their end. A last line cut off is left out.
 
     Raises:
-        ValueError: it is no record of an evaluation.
+        InputError: it is no record of an evaluation.
     """
     try:
         lines = path.read_text().splitlines()
@@ -208,69 +218,153 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
             except ValueError:
                 if number < len(lines):
                     raise
-        results = [_episode(row) for row in rows]
+        results = [read(EpisodeResult, row, others=True) for row in rows]
         head["options"]["suite"]
-        head["options"] = _said(EvalOptions("")) | head["options"]  # an older record knows fewer options
+        head["options"] = stored(EvalOptions("")) | head["options"]  # an older record knows fewer options
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no record of an evaluation ({type(error).__name__}: {plain(error)})."
         ) from error
     return head, [result for result in results if not result.error]
 
 
-def read_summary(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
-    """What `write_results` wrote, without the episodes; and the episodes, errors among them.
+@dataclass(frozen=True)
+class Summary:
+    """What `results.json` says of an evaluation; its totals are counted again from the episodes.
+
+    Attributes:
+        policy: name of the bundle's folder, or of the script.
+        fingerprint: of the bundle; empty for a script.
+        suite, assets: the world.
+        machine: that it was made on.
+        options: what was evaluated, by name, without the policy.
+        results: every episode, those that could not be run to their end among them.
+    """
+
+    policy: str
+    fingerprint: str
+    suite: str
+    assets: str
+    machine: str
+    options: dict[str, Any]
+    results: tuple[EpisodeResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        ran = [result for result in self.results if not result.error]
+        successes = sum(result.success for result in ran)
+        return {
+            **{name: value for name, value in vars(self).items() if name != "results"},
+            "episodes": len(ran),
+            "errors": len(self.results) - len(ran),
+            "successes": successes,
+            "success_rate": successes / len(ran) if ran else None,
+            "interval_95": wilson(successes, len(ran)),
+            "thoughts_right": mean_agreement(ran),
+            "results": [
+                {name: value for name, value in asdict(result).items() if name not in LARGE}
+                for result in self.results
+            ],
+        }
+
+
+def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeResult]) -> None:
+    """Writes every episode, the totals, and which policy on which machine they are of, as JSON."""
+    known = identity(options)
+    values = stored(options, but=()) | {"seed0": options.first_seed}
+    del values["policy"]  # where it lay on that machine: the fingerprint says which it is
+    summary = Summary(
+        policy=str(options.policy) if options.scripted else Path(options.policy).name,
+        fingerprint=known["fingerprint"],
+        suite=options.suite,
+        assets=known["assets"],
+        machine=machine(),
+        options=values,
+        results=tuple(results),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary.to_json(), indent=1))
+
+
+def read_summary(path: Path) -> Summary:
+    """What `write_results` wrote, now or in an earlier version.
 
     Raises:
-        ValueError: it is no summary of an evaluation.
+        InputError: it is no summary of an evaluation.
     """
     try:
-        head = json.loads(path.read_text())
-        results = [_episode(row) for row in head.pop("results")]
-        head = {"assets": assets_label("embedded"), "suite": head["options"]["suite"], **head}
+        data = json.loads(path.read_text())
+        options = _real_values(data["options"])
+        older = {"policy": "", "fingerprint": "", "machine": ""}
+        older |= {"suite": options["suite"], "assets": assets_label("embedded")}
+        return read(Summary, {**older, **data, "options": options}, others=True)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no summary of an evaluation ({type(error).__name__}: {plain(error)})."
         ) from error
-    return head, results
 
 
-def _episode(row: dict[str, Any]) -> EpisodeResult:
-    """An episode as JSON has it; fields that this version does not know are left out."""
-    return read(EpisodeResult, row, others=True)
+def _real_values(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a summary. Version 0.1 wrote each of them as Python's `str` of it."""
+    if not all(isinstance(value, str) for value in options.values()):
+        return options
+    return {name: _as_json(_literal(text)) for name, text in options.items()}
+
+
+def _literal(text: str) -> Any:
+    """The value that a text stands for in Python; a word stands for itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def read_options(values: dict[str, Any], path: Path) -> EvalOptions:
+    """Options as a file holds them; what it leaves out has its default.
+
+    Args:
+        values: the options by name.
+        path: of the file, for the sentence.
+
+    Raises:
+        InputError: one is unknown, of another type or out of its choices.
+    """
+    try:
+        return EvalOptions(**vars(read(_StoredOptions, values)))
+    except FieldError as error:
+        raise InputError(
+            f"The options in {path} are not those of an evaluation: {plain(error).rstrip('.')}."
+        ) from None
 
 
 def begun_options(folder: Path) -> EvalOptions:
     """The options that the evaluation in a folder was begun with.
 
     Raises:
-        ValueError: there is none.
+        InputError: there is none.
     """
     path = folder / JOURNAL
-    options = read_journal(path)[0]["options"]
-    try:
-        return read(EvalOptions, options)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"The options in {path} are not those of an evaluation: {plain(error).rstrip('.')}."
-        ) from None
+    return read_options(read_journal(path)[0]["options"], path)
 
 
 def identity(options: EvalOptions) -> dict[str, Any]:
     """What must stay the same while an evaluation goes on: options (but the effort), policy, assets."""
     return {
-        "options": _said(options),
+        "options": stored(options),
         "fingerprint": "" if options.scripted else Bundle.load(options.policy).fingerprint,
         "assets": assets_label(options.suite),
     }
 
 
-def _said(options: EvalOptions) -> dict[str, Any]:
-    """The options as JSON gives them back, without those of the `EFFORT`."""
+def stored(options: EvalOptions, but: Sequence[str] = EFFORT) -> dict[str, Any]:
+    """The options as JSON gives them back, without some of them."""
     values = asdict(options) | {"policy": str(options.policy)}
-    values = {key: value for key, value in values.items() if key not in EFFORT}
-    said: dict[str, Any] = json.loads(json.dumps(values))
-    return said
+    kept: dict[str, Any] = _as_json({name: value for name, value in values.items() if name not in but})
+    return kept
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def assets_label(suite: str) -> str:
@@ -293,16 +387,6 @@ def outcome(success: bool, lifted: Sequence[str], *targets: str) -> str:
     return OUTCOMES[2] if lifted[0] not in targets else OUTCOMES[3]
 
 
-def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a success rate (z = 1.96: 95 %). Returns (low, high); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    p = successes / trials
-    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def mean_agreement(results: Sequence[EpisodeResult]) -> dict[str, float]:
     """The shares of thoughts that agree with the simulator, over the decisions of all episodes."""
     knowing = [result for result in results if result.agreement]
@@ -316,28 +400,3 @@ def mean_agreement(results: Sequence[EpisodeResult]) -> dict[str, float]:
 def machine() -> str:
     """The machine that results were made on."""
     return f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
-
-
-def write_results(path: Path, options: EvalOptions, results: Sequence[EpisodeResult]) -> None:
-    """Writes every episode, the totals, and which policy on which machine they are of, as JSON."""
-    ran = [r for r in results if not r.error]
-    successes = sum(r.success for r in ran)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    said = identity(options)
-    values = asdict(options) | {"seed0": options.first_seed}
-    summary = {
-        "policy": str(options.policy) if options.scripted else Path(options.policy).name,
-        "fingerprint": said["fingerprint"],
-        "suite": options.suite,
-        "assets": said["assets"],
-        "machine": machine(),
-        "options": {key: str(value) for key, value in values.items() if key != "policy"},
-        "episodes": len(ran),
-        "errors": len(results) - len(ran),
-        "successes": successes,
-        "success_rate": successes / len(ran) if ran else None,
-        "interval_95": wilson(successes, len(ran)),
-        "thoughts_right": mean_agreement(ran),
-        "results": [{k: v for k, v in asdict(r).items() if k not in LARGE} for r in results],
-    }
-    path.write_text(json.dumps(summary, indent=1))

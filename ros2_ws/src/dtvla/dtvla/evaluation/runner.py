@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from dtvla.errors import InputError
 from dtvla.evaluation import worker_pool
 from dtvla.evaluation.delayed_episode import Delay, run_delayed
 from dtvla.evaluation.episode_record import EpisodeRecord
@@ -23,7 +24,6 @@ from dtvla.evaluation.results import (
     EvalOptions,
     failed,
     outcome,
-    wilson,
     write_results,
 )
 from dtvla.evaluation.work_queue import Pair
@@ -44,7 +44,6 @@ __all__ = [
     "outcome",
     "plan",
     "run_episode",
-    "wilson",
     "write_results",
 ]
 
@@ -88,14 +87,14 @@ def plan(options: EvalOptions) -> list[tuple[int, int]]:
     """The (task, seed) pairs of an evaluation, grouped by task: building a task's scene takes seconds.
 
     Raises:
-        ValueError: no such suite or task, or more trials than LIBERO has initial states.
+        InputError: no such suite or task, or more trials than LIBERO has initial states.
     """
     infos = list_tasks(options.suite)
     tasks = options.tasks or tuple(info.index for info in infos)
     unknown = sorted(set(tasks) - {info.index for info in infos})
     if unknown:
         last = len(infos) - 1
-        raise ValueError(
+        raise InputError(
             f"Suite '{options.suite}' has tasks 0 to {last}, not {', '.join(map(str, unknown))}."
         )
     episodes = options.episodes if options.trials is None else options.trials * len(tasks)
@@ -104,7 +103,7 @@ def plan(options: EvalOptions) -> list[tuple[int, int]]:
         states = len(libero.init_states(options.suite, infos[tasks[0]].name))
         most = max(seed for _, seed in pairs) - options.first_seed + 1
         if most > states:  # they would be the same episodes again, and count twice
-            raise ValueError(f"A task of '{options.suite}' has {states} initial states, not {most}.")
+            raise InputError(f"A task of '{options.suite}' has {states} initial states, not {most}.")
     return sorted(pairs)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
 from dtvla.errors import PolicyInputError
+from dtvla.structured import Finite, Positive
 
 ROTATIONS = (0, 90, 180, 270)
 
@@ -26,9 +29,9 @@ class Camera:
 class ImageSpec:
     """The square size in pixels and the normalisation (value / 255 - mean) / std."""
 
-    size: int
-    mean: float = 0.5
-    std: float = 0.5
+    size: Annotated[int, Meta(ge=8, le=4096)]
+    mean: Finite = 0.5
+    std: Positive = 0.5
 
 
 def check_image(name: str, image: object, size: int) -> NDArray[np.uint8]:

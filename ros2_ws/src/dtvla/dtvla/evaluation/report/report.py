@@ -14,9 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dtvla.evaluation.record import EvaluationRecord
 from dtvla.evaluation.report.episode_replay import file_of
 from dtvla.evaluation.report.page import page
-from dtvla.evaluation.report.reported_evaluation import ReportedEvaluation
 from dtvla.evaluation.results import (
     EFFORT,
     EpisodeResult,
@@ -39,7 +39,7 @@ def write_report(folder: Path, other_worlds: Collection[tuple[int, int]] = ()) -
     Raises:
         ValueError: the folder holds no evaluation.
     """
-    evaluation = ReportedEvaluation.load(folder)
+    evaluation = EvaluationRecord.load(folder)
     replays = {
         key_of(result): str(file_of(folder, result).relative_to(folder))
         for result in evaluation.results
@@ -74,8 +74,8 @@ def packed_thoughts(results: Sequence[EpisodeResult]) -> str:
     Each is a list: its step, how often it came in a row, and its words in runs that take turns: words that
     stood in the thought before (maybe none), new words, and so on.
     """
-    said = {key_of(result): _timeline(result) for result in results}
-    packed = gzip.compress(json.dumps(said, separators=(",", ":")).encode(), mtime=0)
+    timelines = {key_of(result): _timeline(result) for result in results}
+    packed = gzip.compress(json.dumps(timelines, separators=(",", ":")).encode(), mtime=0)
     return base64.b64encode(packed).decode()
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from dtvla.control.options import ChunkMode, ChunkSeam
-from dtvla.evaluation.results import EpisodeResult, EvalOptions, wilson
+from dtvla.errors import InputError
+from dtvla.evaluation.results import EpisodeResult, EvalOptions
+from dtvla.evaluation.statistics import wilson
 from dtvla.sim.env import CONTROL_PERIOD_S
 
 DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -53,11 +55,11 @@ def points(
         ways: names of `WAYS`.
 
     Raises:
-        ValueError: no such way, or an impossible delay.
+        InputError: no such way, or an impossible delay.
     """
     unknown = [name for name in ways if name not in WAYS]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"There is no way '{unknown[0]}' to execute chunks; there are {', '.join(WAYS)}, or all."
         )
     return {

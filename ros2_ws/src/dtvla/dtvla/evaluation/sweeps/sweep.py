@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from dtvla.errors import InputError
 from dtvla.evaluation.results import (
     SUMMARY,
     EpisodeResult,
@@ -49,12 +50,12 @@ class Sweep:
             ValueError: there is none.
         """
         try:
-            said = json.loads((folder / SWEEP).read_text())
-            kind, names = said["kind"], [str(name) for name in said["points"]]
+            content = json.loads((folder / SWEEP).read_text())
+            kind, names = content["kind"], [str(name) for name in content["points"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} holds no study ({type(error).__name__}: {error}).") from error
+            raise InputError(f"{folder} holds no study ({type(error).__name__}: {error}).") from error
         if kind not in KINDS or any(Path(name).name != name for name in names):
-            raise ValueError(f"{folder / SWEEP} is no study of delays or variations.")
+            raise InputError(f"{folder / SWEEP} is no study of delays or variations.")
         return cls(kind, {name: begun_options(folder / name) for name in names})
 
 
@@ -73,7 +74,7 @@ def run_sweep(
         on_result: sees each episode with its evaluation's name: those on record first.
 
     Raises:
-        ValueError: a folder was begun with other options.
+        InputError: a folder was begun with other options.
     """
     folder.mkdir(parents=True, exist_ok=True)
     journals = {name: Journal(folder / name, options) for name, options in sweep.points.items()}

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dtvla.errors import InputError
 from dtvla.evaluation.compare import Counts, pair_up
-from dtvla.evaluation.results import OUTCOMES, EpisodeResult, EvalOptions, wilson
+from dtvla.evaluation.results import OUTCOMES, EpisodeResult, EvalOptions
+from dtvla.evaluation.statistics import wilson
 from dtvla.sim.perturbations.perturbation import NAMES, Variation, parse_all
 
 OWN = "none"  # name of the evaluation in the suite's own world
@@ -21,11 +23,11 @@ def points(base: EvalOptions, words: str) -> dict[str, EvalOptions]:
         words: the variations, see `variations.parse_all`.
 
     Raises:
-        ValueError: no such variation, or none at all.
+        InputError: no such variation, or none at all.
     """
     varied = {str(v).replace(":", "_"): replace(base, variation=str(v)) for v in parse_all(words)}
     if not varied:
-        raise ValueError(f"--vary names no variation; there are {', '.join(NAMES)}, or all.")
+        raise InputError(f"--vary names no variation; there are {', '.join(NAMES)}, or all.")
     return {OWN: replace(base, variation=""), **varied}
 
 

@@ -8,22 +8,22 @@ without it runs its ONNX graphs. Nothing here imports TensorRT.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta
 
 from dtvla.errors import BundleError, InputError
-from dtvla.policy.bundle.policy_spec import FILE, PRECISIONS, Fields
+from dtvla.policy.bundle.policy_spec import FILE, PRECISIONS
+from dtvla.structured import FieldError, matching, one_of, read
 
 GRAPHS = ("vision", "decoder")
 _REMEDY = (
     "Build engines on this machine (python -m model_export.engine BUNDLE), "
     "or run the ONNX graphs (--backend onnxruntime)."
 )
-_CAPABILITY = re.compile(r"\d+\.\d+")
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_RISING = "three whole numbers from 0 upwards that do not fall"
 
 
 class Span(NamedTuple):
@@ -39,6 +39,7 @@ class Span(NamedTuple):
 
 
 NONE = Span(0, 0, 0)
+Rising = Annotated[Span, Meta(description=_RISING)]
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class Profile:
     """One optimisation profile: the sizes of passes it serves (of the vision graph, `rows` are images)."""
 
     name: str
-    rows: Span
-    features: Span = NONE
-    think_rows: Span = NONE
-    action_rows: Span = NONE
+    rows: Rising
+    features: Rising = NONE
+    think_rows: Rising = NONE
+    action_rows: Rising = NONE
 
     def fits(self, rows: int, features: int, think_rows: int, action_rows: int) -> bool:
         """Whether a pass with these sizes can run under this profile."""
@@ -66,13 +67,13 @@ class Engine:
     """One engine file of a bundle."""
 
     file: str
-    graph: str  # one of GRAPHS
+    graph: Annotated[str, one_of(*GRAPHS)]
     gpu: str  # the driver's name of the device, such as "NVIDIA H200"
-    compute_capability: str  # such as "9.0"
-    tensorrt: str  # version, three numbers
-    precision: str  # of the ONNX graph it was built from, one of `spec.PRECISIONS`
-    onnx_sha256: str  # `graph_digest` of that ONNX graph
-    profiles: tuple[Profile, ...]  # in the engine's order, narrow ones first
+    compute_capability: Annotated[str, matching(r"\d+\.\d+", "such as 9.0")]
+    tensorrt: Annotated[str, matching(r"\d+\.\d+\.\d+", "a version of three numbers")]
+    precision: Annotated[str, one_of(*PRECISIONS)]  # of the ONNX graph it was built from
+    onnx_sha256: Annotated[str, matching("[0-9a-f]{64}", "a SHA-256 in hex")]  # `graph_digest` of that graph
+    profiles: Annotated[tuple[Profile, ...], Meta(min_length=1)]  # in the engine's order, narrow ones first
 
     def runs_on(self) -> str:
         """What it was built for, in words."""
@@ -119,9 +120,12 @@ def read_engines(raw: object, files: Mapping[str, str]) -> tuple[Engine, ...]:
     """
     if not isinstance(raw, list):
         raise BundleError(f"{FILE}: engines is {type(raw).__name__}; it must be a list.")
-    engines: list[Engine] = []
-    for index, entry in enumerate(raw):
-        engine = _read_engine(Fields(entry, f"engines[{index}]"))
+    try:
+        engines = read(tuple[Engine, ...], raw, "engines", complete=True)
+    except FieldError as error:
+        raise BundleError(f"{FILE}: {error}") from None
+    for index, engine in enumerate(engines):
+        _check_spans(engine, f"engines[{index}]")
         if engine.file not in files:
             raise BundleError(f"{FILE}: engines[{index}].file is {engine.file!r}, which files does not list.")
         if (present := graph_digest(files, engine.graph)) != engine.onnx_sha256:
@@ -130,8 +134,7 @@ def read_engines(raw: object, files: Mapping[str, str]) -> tuple[Engine, ...]:
                 f"{engine.onnx_sha256[:12]}; the bundle's {engine.graph}.onnx begins {present[:12]}. "
                 f"{_REMEDY}"
             )
-        engines.append(engine)
-    return tuple(engines)
+    return engines
 
 
 def choose(engines: Sequence[Engine], gpu: str, compute_capability: str, tensorrt_version: str) -> EnginePair:
@@ -195,54 +198,11 @@ def _place(gpu: str, compute_capability: str, tensorrt: str) -> str:
     return f"{gpu} (compute capability {compute_capability}) with TensorRT {tensorrt}"
 
 
-def _read_engine(f: Fields) -> Engine:
-    engine = Engine(
-        file=f.text("file"),
-        graph=f.text("graph"),
-        gpu=f.text("gpu"),
-        compute_capability=_matching(f, "compute_capability", _CAPABILITY, "such as 9.0"),
-        tensorrt=_matching(f, "tensorrt", _VERSION, "a version of three numbers"),
-        precision=f.text("precision"),
-        onnx_sha256=_matching(f, "onnx_sha256", _DIGEST, "a SHA-256 in hex"),
-        profiles=_read_profiles(f),
-    )
-    f.finish()
-    if engine.graph not in GRAPHS:
-        raise BundleError(f"{FILE}: {f.name('graph')} is {engine.graph!r}; it must be one of {GRAPHS}.")
-    if engine.precision not in PRECISIONS:
-        raise BundleError(
-            f"{FILE}: {f.name('precision')} is {engine.precision!r}; it must be one of {PRECISIONS}."
-        )
-    return engine
-
-
-def _matching(f: Fields, key: str, pattern: re.Pattern[str], what: str) -> str:
-    value = f.text(key)
-    if not pattern.fullmatch(value):
-        raise BundleError(f"{FILE}: {f.name(key)} is {value!r}; it must be {what}.")
-    return value
-
-
-def _read_profiles(f: Fields) -> tuple[Profile, ...]:
-    raw = f.take("profiles")
-    if not isinstance(raw, list) or not raw:
-        raise BundleError(f"{FILE}: {f.name('profiles')} must be a list with at least one profile.")
-    profiles = []
-    for index, entry in enumerate(raw):
-        fields = Fields(entry, f"{f.name('profiles')}[{index}]")
-        name = fields.text("name")
-        spans = {key: _read_span(fields, key) for key in ("rows", "features", "think_rows", "action_rows")}
-        fields.finish()
-        profiles.append(Profile(name, **spans))
-    return tuple(profiles)
-
-
-def _read_span(f: Fields, key: str) -> Span:
-    raw = f.take(key)
-    if isinstance(raw, list) and len(raw) == 3 and all(type(count) is int for count in raw):
-        span = Span(*raw)
-        if 0 <= span.low <= span.usual <= span.high:
-            return span
-    raise BundleError(
-        f"{FILE}: {f.name(key)} is {raw!r}; it must be three whole numbers from 0 upwards that do not fall."
-    )
+def _check_spans(engine: Engine, path: str) -> None:
+    for index, profile in enumerate(engine.profiles):
+        for name in ("rows", "features", "think_rows", "action_rows"):
+            span = getattr(profile, name)
+            if not 0 <= span.low <= span.usual <= span.high:
+                raise BundleError(
+                    f"{FILE}: {path}.profiles[{index}].{name} is {list(span)}; it must be {_RISING}."
+                )

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from dtvla.errors import BundleError
 from dtvla.policy.bundle.engine_files import Engine, read_engines
 from dtvla.policy.bundle.onnx_files import external_files
-from dtvla.policy.bundle.policy_spec import FILE, SIGNATURE, Fields, PolicySpec
+from dtvla.policy.bundle.policy_spec import FILE, SIGNATURE, PolicySpec
 from dtvla.policy.prompt import load_tokenizer, thought_ids
 
 SEAL = "sha256"  # the field of policy.json that holds its own hash
@@ -139,7 +139,11 @@ def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
         data = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}). Copy the bundle again.") from None
-    seal = Fields(data, "").take(SEAL)
+    if not isinstance(data, dict):
+        raise BundleError(f"{path} must hold a JSON object. Copy the bundle again.")
+    if SEAL not in data:
+        raise BundleError(f"{FILE}: the field {SEAL} is missing.")
+    seal = data[SEAL]
     if not isinstance(seal, str) or not _DIGEST.fullmatch(seal):
         raise BundleError(f"{path}: {SEAL} must be a SHA-256 in hex.")
     if hashlib.sha256(raw.replace(seal.encode(), BLANK.encode())).hexdigest() != seal:
@@ -147,12 +151,13 @@ def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
             f"{path} was changed after the bundle was written ({SEAL} does not match). "
             "Copy the bundle again, or export it anew with the values you want."
         )
-    return dict(data)
+    return data
 
 
 def _read_files(data: dict[str, Any]) -> dict[str, str]:
-    fields = Fields(data["files"], "files")
-    names = fields.rest()
+    names = data["files"]
+    if not isinstance(names, dict):
+        raise BundleError(f"{FILE}: files must be a JSON object.")
     for name, digest in names.items():
         if not _NAME.fullmatch(name) or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise BundleError(f"{FILE}: files maps plain file names to SHA-256 hashes; {name!a} is none.")

@@ -1,7 +1,8 @@
 """What a policy is beside its weights: the content of policy.json as frozen dataclasses.
 
-Every field is read with its type and range; a wrong one is a `BundleError` that names it by its path
-in the file, such as `norm_stats.action.q99`.
+Types and ranges of the fields stand in their annotations (`dtvla.structured`); a wrong one is a `BundleError`
+that names it by its path in the file, such as `norm_stats.action.q99`. What depends on several fields, such
+as ids below the vocabulary's size, is compared by hand in `PolicySpec.from_json`: no annotation can say it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from dtvla.errors import BundleError, plain
+from dtvla.errors import BundleError
 from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
 from dtvla.policy.images import ROTATIONS, Camera, ImageSpec
 from dtvla.policy.prompt import THINKING_PREFIX
-from dtvla.policy.token_layout import TokenLayout
+from dtvla.policy.token_layout import SPECIAL_TOKENS, TokenLayout
+from dtvla.structured import Count, FieldError, Finite, Positive, one_of, read, within
 
 SCHEMA_VERSION = 1
 FAMILY = "deepthinkvla"
@@ -30,30 +33,28 @@ MOST = {
     "vocab_size": 1 << 24,
     "cache_length": 1 << 20,
     "horizon": 1000,  # as `control.limits.MAX_HORIZON`
-    "image_size": 4096,
     "typical_thoughts": 64,
     "thought_characters": 4000,
 }
-LARGEST = 1e30  # of any number; far from where float64 ends, so that what is computed with it stays finite
 ACTION_DIM = 7  # translation, rotation, gripper: what the controller and LIBERO execute
-TAGS = ("image", "think", "end_think", "action", "end_action", "pad", "eos", "bos")
+OLDER = {"precision": "fp32", "typical_thoughts": [], "engines": []}  # fields that older files lack
 
 
 @dataclass(frozen=True)
 class ActionScale:
     """What a raw action of 1.0 means per control period."""
 
-    position_m: float = 0.05
-    rotation_rad: float = 0.5
+    position_m: Positive = 0.05
+    rotation_rad: Positive = 0.5
 
 
 @dataclass(frozen=True)
 class Gripper:
     """The gripper's full opening and the raw values that close and open it."""
 
-    opening_m: float = 0.08
-    closed_value: float = 1.0
-    open_value: float = -1.0
+    opening_m: Positive = 0.08
+    closed_value: Finite = 1.0
+    open_value: Finite = -1.0
 
 
 @dataclass(frozen=True)
@@ -119,197 +120,131 @@ class PolicySpec:
         Raises:
             BundleError: any field is missing, unknown, of the wrong type or out of range.
         """
-        top = Fields(data, "")
-        version = top.take("schema_version")
-        if version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{FILE}: schema_version is {version!r}, this runtime reads {SCHEMA_VERSION}. "
-                "Export the policy again with this version of the code."
-            )
-        family = top.take("family")
-        if family != FAMILY:
-            raise BundleError(f"{FILE}: family is {family!r}, this runtime runs {FAMILY!r} policies.")
-        layout = _read_layout(top.section("layout"))
-        spec = cls(
-            layout=layout,
-            image=_read_image(top.section("image")),
-            cameras=_read_cameras(top),
-            normaliser=_read_normaliser(top.section("norm_stats"), layout.action_dim),
-            control_period_s=top.number("control_period_s", above=0.0, most=10.0),
-            execute_steps=top.integer("execute_steps", 1, layout.horizon),
-            thought_cap=top.integer("thought_cap", 4),
-            cache_length=top.integer("cache_length", layout.slots + 3, MOST["cache_length"]),
-            decode_shift=top.integer("decode_shift", 0, 1),
-            precision=_read_precision(top),
-            prompt_prefix=top.text("prompt_prefix"),
-            typical_thoughts=_read_typical(top),
-            action_scale=_read_scale(top.section("action_scale")),
-            gripper=_read_gripper(top.section("gripper")),
-            provenance=top.section("provenance").rest(),
-        )
-        top.take("files")
-        top.take_or("engines", [])  # they belong to the files (`dtvla.policy.bundle.engine_files`)
-        top.take("sha256")
-        top.finish()
-        pictures = layout.images * layout.image_tokens
-        if spec.cache_length <= pictures + spec.thought_cap + len(layout.action_block()):
-            raise BundleError(
-                f"{FILE}: cache_length is {spec.cache_length}, but the pictures take {pictures} positions, "
-                f"the longest thought {spec.thought_cap} and the action block {len(layout.action_block())}. "
-                "Export the policy again with a longer cache or a smaller thought_cap."
-            )
-        if len(spec.cameras) != layout.images:
-            raise BundleError(
-                f"{FILE}: cameras lists {len(spec.cameras)} cameras, layout.images says {layout.images}."
-            )
-        return spec
-
-
-class Fields:
-    """One JSON object, read field by field; what is left unread at the end is an error."""
-
-    def __init__(self, data: object, path: str) -> None:
-        self.path = path
         if not isinstance(data, dict):
-            raise BundleError(f"{FILE}: {path or 'the file'} must be a JSON object.")
-        self._left: dict[str, Any] = dict(data)
-
-    def name(self, key: str) -> str:
-        """Path of a field in the file."""
-        return f"{self.path}.{plain(key)}" if self.path else plain(key)
-
-    def take(self, key: str) -> Any:
-        """The raw value of a field."""
-        if key not in self._left:
-            raise BundleError(f"{FILE}: the field {self.name(key)} is missing.")
-        return self._left.pop(key)
-
-    def take_or(self, key: str, default: Any) -> Any:
-        """The raw value of a field that older files lack."""
-        return self._left.pop(key, default)
-
-    def section(self, key: str) -> Fields:
-        """A nested object."""
-        return Fields(self.take(key), self.name(key))
-
-    def integer(self, key: str, low: int, high: int | None = None) -> int:
-        """An integer in [low, high]."""
-        value = self.take(key)
-        if type(value) is not int or value < low or (high is not None and value > high):
-            limit = f"{low} or more" if high is None else f"{low} to {high}"
-            raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a whole number, {limit}.")
-        return value
-
-    def number(self, key: str, above: float = -LARGEST, most: float = LARGEST) -> float:
-        """A number above one limit and up to another."""
-        value = self.take(key)
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not fits or not above < value <= most:  # NaN is refused here too
-            limit = f" above {above:g}" if above > -LARGEST else ""
-            limit += f", at most {most:g}" if most < LARGEST else ""
-            raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a finite number{limit}.")
-        return float(value)
-
-    def text(self, key: str) -> str:
-        """A string."""
-        value = self.take(key)
-        if not isinstance(value, str):
-            raise BundleError(f"{FILE}: {self.name(key)} is {value!r}; it must be a string.")
-        return value
-
-    def rest(self) -> dict[str, Any]:
-        """All fields that are left, unchecked."""
-        left, self._left = self._left, {}
-        return left
-
-    def finish(self) -> None:
-        """Refuses fields that nobody asked for: a misspelt name must not be lost in silence."""
-        for key in self._left:
-            raise BundleError(f"{FILE}: unknown field {self.name(key)}.")
+            raise BundleError(f"{FILE}: the file must be a JSON object.")
+        _check_version(data)
+        try:
+            manifest = read(_Manifest, {**OLDER, **data}, complete=True)
+            _check_layout(manifest.layout)
+            within("execute_steps", manifest.execute_steps, 1, manifest.layout.horizon)
+        except FieldError as error:
+            raise BundleError(f"{FILE}: {error}") from None
+        _check_cameras(manifest.cameras, manifest.layout)
+        _check_thoughts(manifest.typical_thoughts)
+        _check_cache(manifest)
+        gripper = manifest.gripper
+        if gripper.closed_value == gripper.open_value:
+            raise BundleError(f"{FILE}: gripper closes and opens with the same value {gripper.open_value:g}.")
+        names = vars(manifest).keys() & cls.__dataclass_fields__.keys()
+        return cls(
+            **{name: getattr(manifest, name) for name in names},
+            normaliser=_read_normaliser(manifest.norm_stats.action, manifest.layout.action_dim),
+        )
 
 
-def _read_layout(f: Fields) -> TokenLayout:
-    vocab = f.integer("vocab_size", 16, MOST["vocab_size"])
-    ids = {key: f.integer(key, 0, vocab - 1) for key in (*TAGS, "action_begin")}
-    end = f.take("prompt_end")
-    if not (isinstance(end, list) and len(end) == 2 and all(type(i) is int and 0 <= i < vocab for i in end)):
-        raise BundleError(f"{FILE}: {f.name('prompt_end')} is {end!r}; it must be two token ids.")
-    layout = TokenLayout(
-        vocab_size=vocab,
-        **ids,
-        prompt_end=(end[0], end[1]),
-        bins=f.integer("bins", 3, vocab - ids["action_begin"]),
-        image_tokens=f.integer("image_tokens", 1),
-        images=f.integer("images", 1),
-        horizon=f.integer("horizon", 1, MOST["horizon"]),
-        action_dim=f.integer("action_dim", ACTION_DIM, ACTION_DIM),
-    )
-    f.finish()
-    if len({ids[key] for key in TAGS}) != len(TAGS):
-        raise BundleError(f"{FILE}: two tokens of {f.path} share one id; every tag needs its own.")
-    return layout
+@dataclass(frozen=True)
+class _NormStats:
+    """The statistics of policy.json; `Normaliser.from_stats` checks their arrays."""
+
+    action: dict[str, Any]
 
 
-def _read_precision(top: Fields) -> str:
-    precision = top.take_or("precision", "fp32")
-    if precision not in PRECISIONS:
-        raise BundleError(f"{FILE}: precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
-    return str(precision)
+@dataclass(frozen=True)
+class _Manifest:
+    """policy.json as it stands in a bundle, every field required; see `PolicySpec` for what they mean.
+
+    `files`, `engines` and `sha256` are read where they are used (`bundle.loading`, `bundle.engine_files`).
+    """
+
+    schema_version: Any
+    family: Any
+    layout: TokenLayout
+    image: ImageSpec
+    cameras: Annotated[tuple[Camera, ...], Meta(min_length=1)]
+    norm_stats: _NormStats
+    control_period_s: Annotated[float, Meta(gt=0.0, le=10.0)]
+    execute_steps: Count
+    thought_cap: Annotated[int, Meta(ge=4)]
+    cache_length: Annotated[int, Meta(ge=1, le=MOST["cache_length"])]
+    decode_shift: Annotated[int, Meta(ge=0, le=1)]
+    precision: Annotated[str, one_of(*PRECISIONS)]
+    prompt_prefix: str
+    typical_thoughts: tuple[str, ...]
+    action_scale: ActionScale
+    gripper: Gripper
+    provenance: dict[str, Any]
+    files: Any
+    engines: Any
+    sha256: Any
 
 
-def _read_typical(top: Fields) -> tuple[str, ...]:
-    raw = top.take_or("typical_thoughts", [])
-    if not (isinstance(raw, list) and all(isinstance(words, str) for words in raw)):
-        raise BundleError(f"{FILE}: typical_thoughts must be a list of strings.")
-    if len(raw) > MOST["typical_thoughts"] or any(len(words) > MOST["thought_characters"] for words in raw):
+def _check_version(data: Mapping[str, Any]) -> None:
+    """What must be known before anything else of a file is read."""
+    for name in ("schema_version", "family"):
+        if name not in data:
+            raise BundleError(f"{FILE}: the field {name} is missing.")
+    version, family = data["schema_version"], data["family"]
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{FILE}: schema_version is {version!r}, this runtime reads {SCHEMA_VERSION}. "
+            "Export the policy again with this version of the code."
+        )
+    if family != FAMILY:
+        raise BundleError(f"{FILE}: family is {family!r}, this runtime runs {FAMILY!r} policies.")
+
+
+def _check_layout(layout: TokenLayout) -> None:
+    """Raises FieldError for an id outside the vocabulary or a size out of its range."""
+    within("layout.vocab_size", layout.vocab_size, 16, MOST["vocab_size"])
+    last = layout.vocab_size - 1
+    for name in (*SPECIAL_TOKENS, "action_begin"):
+        within(f"layout.{name}", getattr(layout, name), 0, last)
+    for index, token in enumerate(layout.prompt_end):
+        within(f"layout.prompt_end[{index}]", token, 0, last)
+    within("layout.bins", layout.bins, 3, layout.vocab_size - layout.action_begin)
+    within("layout.image_tokens", layout.image_tokens, 1)
+    within("layout.images", layout.images, 1)
+    within("layout.horizon", layout.horizon, 1, MOST["horizon"])
+    within("layout.action_dim", layout.action_dim, ACTION_DIM, ACTION_DIM)
+    if len(set(layout.special_ids().values())) != len(SPECIAL_TOKENS):
+        raise BundleError(f"{FILE}: two tokens of layout share one id; every tag needs its own.")
+
+
+def _check_cameras(cameras: tuple[Camera, ...], layout: TokenLayout) -> None:
+    for index, camera in enumerate(cameras):
+        if camera.rotation_deg not in ROTATIONS:
+            raise BundleError(f"{FILE}: cameras[{index}].rotation_deg must be one of {ROTATIONS}.")
+    if len({camera.name for camera in cameras}) != len(cameras):
+        raise BundleError(f"{FILE}: two cameras have the same name.")
+    if len(cameras) != layout.images:
+        raise BundleError(
+            f"{FILE}: cameras lists {len(cameras)} cameras, layout.images says {layout.images}."
+        )
+
+
+def _check_thoughts(thoughts: tuple[str, ...]) -> None:
+    if len(thoughts) > MOST["typical_thoughts"] or any(
+        len(words) > MOST["thought_characters"] for words in thoughts
+    ):
         raise BundleError(
             f"{FILE}: typical_thoughts holds more than {MOST['typical_thoughts']} thoughts, or one of more "
             f"than {MOST['thought_characters']} characters. Export the policy again."
         )
-    return tuple(raw)
 
 
-def _read_image(f: Fields) -> ImageSpec:
-    image = ImageSpec(f.integer("size", 8, MOST["image_size"]), f.number("mean"), f.number("std", above=0.0))
-    f.finish()
-    return image
+def _check_cache(manifest: _Manifest) -> None:
+    layout = manifest.layout
+    pictures, block = layout.images * layout.image_tokens, layout.slots + 3
+    if manifest.cache_length <= pictures + manifest.thought_cap + block:
+        raise BundleError(
+            f"{FILE}: cache_length is {manifest.cache_length}, but the pictures take {pictures} positions, "
+            f"the longest thought {manifest.thought_cap} and the action block {block}. "
+            "Export the policy again with a longer cache or a smaller thought_cap."
+        )
 
 
-def _read_cameras(top: Fields) -> tuple[Camera, ...]:
-    raw = top.take("cameras")
-    if not isinstance(raw, list) or not raw:
-        raise BundleError(f"{FILE}: cameras must be a list with at least one camera.")
-    cameras = []
-    for index, entry in enumerate(raw):
-        f = Fields(entry, f"cameras[{index}]")
-        camera = Camera(f.text("name"), f.integer("rotation_deg", 0, 270))
-        f.finish()
-        if camera.rotation_deg not in ROTATIONS:
-            raise BundleError(f"{FILE}: cameras[{index}].rotation_deg must be one of {ROTATIONS}.")
-        cameras.append(camera)
-    if len({camera.name for camera in cameras}) != len(cameras):
-        raise BundleError(f"{FILE}: two cameras have the same name.")
-    return tuple(cameras)
-
-
-def _read_normaliser(f: Fields, action_dim: int) -> Normaliser:
-    section = f.section("action")
-    f.finish()
+def _read_normaliser(stats: dict[str, Any], action_dim: int) -> Normaliser:
     try:
-        return Normaliser.from_stats(section.rest(), action_dim, where=section.path)
+        return Normaliser.from_stats(stats, action_dim, where="norm_stats.action")
     except ValueError as error:
         raise BundleError(f"{FILE}: {error}") from None
-
-
-def _read_scale(f: Fields) -> ActionScale:
-    scale = ActionScale(f.number("position_m", above=0.0), f.number("rotation_rad", above=0.0))
-    f.finish()
-    return scale
-
-
-def _read_gripper(f: Fields) -> Gripper:
-    gripper = Gripper(f.number("opening_m", above=0.0), f.number("closed_value"), f.number("open_value"))
-    f.finish()
-    if gripper.closed_value == gripper.open_value:
-        raise BundleError(f"{FILE}: {f.path} closes and opens with the same value {gripper.open_value:g}.")
-    return gripper
