@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from tyro.extras import SubcommandApp
 
+from dtvla import __version__
 from dtvla.cli.bag import bags
 from dtvla.cli.bundle import bundles
 from dtvla.cli.evaluate import assets_app, evaluate
@@ -221,11 +222,15 @@ def main() -> int:
     """Runs the command line; every failure is a sentence on stderr, never a traceback."""
     from dtvla.bringup.launcher import Interrupted
 
+    if sys.argv[1:] == ["--version"]:
+        print(f"dtvla {__version__}")
+        return OK
     try:
         return int(
             app.cli(
                 prog="dtvla",
-                description="A DeepThinkVLA policy on ROS 2: it sees, thinks aloud and moves the arm.",
+                description="A DeepThinkVLA policy on ROS 2: it sees, thinks aloud and moves the arm. "
+                "`dtvla --version` prints the version.",
             )
         )
     except (Interrupted, KeyboardInterrupt):
