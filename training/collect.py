@@ -83,7 +83,7 @@ class NoisyExpert:
     def act(self, obs: Observation, label: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """The label with this step's noise on its six motion values."""
         self._noise = NOISE_MEMORY * self._noise + self._rng.normal(size=6) * self._scale
-        executed = label.copy()
+        executed: NDArray[np.float64] = label.copy()
         executed[:6] = np.clip(executed[:6] + self._noise, -1, 1)
         return executed
 

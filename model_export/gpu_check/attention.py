@@ -13,8 +13,8 @@ from model_export.gpu_check.ceilings import Ceilings
 from model_export.gpu_check.device import TimedDevice, first_line
 from model_export.plugin.op import hybrid_attention, launch, plan_for, reference
 from model_export.plugin.plan import LaunchPlan
+from training.model.attention import attend
 from training.model.config import TextConfig
-from training.model.deepthinkvla import attend
 
 # Largest differences from a float32 reference of the same inputs that rounding explains: outputs are means of
 # unit normals, rounded to 8 or 11 bits; weights are rounded likewise before the second product.

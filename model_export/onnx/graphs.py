@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from model_export.onnx.hybrid_attention import hybrid_attention_node
-from training.model.deepthinkvla import DeepThinkVLA, GemmaLayer, RMSNorm, rope_tables, rotate
+from training.model.attention import rope_tables, rotate
+from training.model.deepthinkvla import DeepThinkVLA, GemmaLayer, RMSNorm
 
 
 class VisionGraph(nn.Module):

@@ -30,7 +30,8 @@ class Constants:
     def value(self, name: str) -> NDArray[np.generic]:
         """The value of a constant."""
         if name in self._tensors:
-            return onnx.numpy_helper.to_array(self._tensors[name])
+            constant: NDArray[np.generic] = onnx.numpy_helper.to_array(self._tensors[name])
+            return constant
         maker = self._makers[name]
         inputs = {entry: self.value(entry) for entry in maker.input if entry}
         return np.asarray(ReferenceEvaluator(maker).run(None, inputs)[0])

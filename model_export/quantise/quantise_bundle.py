@@ -53,10 +53,13 @@ class Grid:
         """The nearest codes of the values."""
         scaled = values / self.scale
         kind: np.dtype[Any] = self.zero.dtype
+        codes: NDArray[np.generic]
         if kind == ml_dtypes.float8_e4m3fn:
-            return np.clip(scaled, -FP8_MOST, FP8_MOST).astype(kind)
-        low, high = (-INT8_MOST, INT8_MOST) if kind == np.int8 else (0, 255)
-        return np.clip(np.rint(scaled) + self.zero.astype(np.float32), low, high).astype(kind)
+            codes = np.clip(scaled, -FP8_MOST, FP8_MOST).astype(kind)
+        else:
+            low, high = (-INT8_MOST, INT8_MOST) if kind == np.int8 else (0, 255)
+            codes = np.clip(np.rint(scaled) + self.zero.astype(np.float32), low, high).astype(kind)
+        return codes
 
 
 def weight_grid(weight: NDArray[np.float32], kind: Kind) -> Grid:

@@ -217,7 +217,7 @@ def _graph_round(supervisor: GraphClient, suite: str, seed: int, steps: int) -> 
             f"The episode did not end. Reports: {[r.message for r in supervisor.reports.values()]}"
         )
     assert supervisor.state is not None
-    return (time.monotonic() - started) * steps / max(supervisor.state.step, 1)
+    return (time.monotonic() - started) * steps / max(int(supervisor.state.step), 1)
 
 
 def _bare_worker(pipe: Connection, bundle: str, suite: str, steps: int) -> None:

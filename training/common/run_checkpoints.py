@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as distributed
-import torch.distributed.checkpoint as sharded
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -108,7 +109,7 @@ class Checkpoints:
                 part.rename(goal)
                 self._link(LAST, goal)
                 self._tidy()
-        except (OSError, RuntimeError, SafetensorError, sharded.CheckpointException) as caught:
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as caught:
             error = _cause(caught)
             if error is None:
                 raise
@@ -159,7 +160,7 @@ def save_trainer(folder: Path, model: nn.Module, optimisers: list[Optimizer], re
     """Weights, optimisers and `rest` (anything that `torch.distributed.checkpoint` stores), sharded."""
     state = _trainer_state(model, optimisers) | rest
     with _quietly():
-        sharded.save(state, checkpoint_id=folder / TRAINER, no_dist=not distributed.is_initialized())
+        state_dict_saver.save(state, checkpoint_id=folder / TRAINER, no_dist=not distributed.is_initialized())
 
 
 def load_trainer(
@@ -173,8 +174,10 @@ def load_trainer(
     state = _trainer_state(model, optimisers) | rest
     try:
         with _quietly():
-            sharded.load(state, checkpoint_id=folder / TRAINER, no_dist=not distributed.is_initialized())
-    except (RuntimeError, ValueError, OSError, sharded.CheckpointException) as error:
+            state_dict_loader.load(
+                state, checkpoint_id=folder / TRAINER, no_dist=not distributed.is_initialized()
+            )
+    except (RuntimeError, ValueError, OSError, CheckpointException) as error:
         reason = str(_cause(error) or error).strip().splitlines()[-1]
         raise TrainingError(
             f"{folder} does not fit this run ({reason}). Was the configuration changed? Give another --out, "

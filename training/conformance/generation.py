@@ -212,10 +212,13 @@ def _step_logits(
 
 
 def _thought_of(case: Arrays, row: int, prompt_len: int) -> NDArray[np.int64]:
+    thought: NDArray[np.int64]
     if "cot_ids" in case:
-        return case["cot_ids"].astype(np.int64)
-    real = case["attention_mask"][row].astype(bool)
-    return case["input_cot_ids"][row][real][prompt_len:].astype(np.int64)
+        thought = case["cot_ids"].astype(np.int64)
+    else:
+        real = case["attention_mask"][row].astype(bool)
+        thought = case["input_cot_ids"][row][real][prompt_len:].astype(np.int64)
+    return thought
 
 
 def _feed(

@@ -17,7 +17,8 @@ from torch import Tensor
 from dtvla.policy.backends.batch_padding import pad_batch
 from dtvla.policy.backends.protocol import CPU_ROW_COST, GPU_ROW_COST, Logits, Pass
 from dtvla.policy.token_layout import NEVER, Bounds, visible
-from training.model.deepthinkvla import DeepThinkVLA, GemmaLayer, attend, rope_tables
+from training.model.attention import attend, rope_tables
+from training.model.deepthinkvla import DeepThinkVLA, GemmaLayer
 
 # q [B, N, S, D], key and value cache [B, K, C, D], int32 bounds [B, 4], scale -> [B, N, S, D]
 CacheAttention = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]

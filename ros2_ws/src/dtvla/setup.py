@@ -4,6 +4,7 @@ The folders launch/ and urdf/ live at the top of the repository and are installe
 """
 
 import os
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -36,7 +37,7 @@ def share(folder: Path, name: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name="dtvla",
-    version="0.1.0",
+    version=ET.parse(PACKAGE / "package.xml").getroot().findtext("version"),
     description="Deployment runtime for DeepThinkVLA policies: see, think aloud, move the arm.",
     license="Apache-2.0",
     maintainer="The dtvla authors",

@@ -136,7 +136,7 @@ def _nodes(context: LaunchContext) -> list[Action]:
 
 def _rviz(context: LaunchContext) -> list[Action]:
     def text(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
+        return str(LaunchConfiguration(name).perform(context))
 
     if not parse_flag("rviz", text("rviz")):
         return []

@@ -116,7 +116,8 @@ def policy(site: RobotSite) -> bytes:
                 for name in names:
                     ET.SubElement(group, entry).text = name
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
 
 
 def write(folder: Path, site: RobotSite) -> Path:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.text import Text
 from tyro.extras import SubcommandApp
 
+from dtvla import __version__
 from dtvla.cli.assets import assets_app
 from dtvla.cli.bag import bags
 from dtvla.cli.bundle import bundles
-from dtvla.cli.common import FAILED, INTERNAL, INTERRUPTED, console
+from dtvla.cli.common import FAILED, INTERNAL, INTERRUPTED, OK, console
 from dtvla.cli.evaluate import evaluate
 from dtvla.cli.gate import gate
 from dtvla.cli.graph import demo, doctor, up
@@ -21,10 +22,10 @@ from dtvla.cli.security import security_app
 from dtvla.cli.sweeps import delay_sweep
 from dtvla.errors import DtvlaError, InputError, plain
 
-DEBUG = "--debug"
+DEBUG, VERSION = "--debug", "--version"
 DESCRIPTION = f"""A DeepThinkVLA policy on ROS 2: it sees, thinks aloud and moves the arm.
 
-{DEBUG} before or behind any command shows the traceback of what went wrong."""
+{DEBUG} before or behind any command shows the traceback of what went wrong. {VERSION} prints the version."""
 
 app = SubcommandApp()
 app.command(bundles, name="bundle", help="Policy bundles: verify, sign.")
@@ -56,6 +57,9 @@ def main() -> int:
 
     debug = DEBUG in sys.argv[1:]
     arguments = [word for word in sys.argv[1:] if word != DEBUG]
+    if arguments == [VERSION]:
+        print(f"dtvla {__version__}")
+        return OK
     try:
         return int(app.cli(prog="dtvla", description=DESCRIPTION, args=arguments))
     except (Interrupted, KeyboardInterrupt):

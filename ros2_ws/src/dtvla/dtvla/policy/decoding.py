@@ -43,7 +43,10 @@ def prefill(backend: Backend, prompt: NDArray[np.int64], features: Features | No
     """Runs the prompt, every row seeing every other; returns the logits [V] of the first thought token."""
     n = len(prompt)
     bounds = Bounds(prefix_len=n, action_start=NEVER, kv_len=n, q_start=0)
-    return backend.decode(prompt, bounds, features=features, think_rows=(n - 1,)).think[0]
+    logits: NDArray[np.float32] = backend.decode(
+        prompt, bounds, features=features, think_rows=(n - 1,)
+    ).think[0]
+    return logits
 
 
 def choose(logits: NDArray[np.float32], layout: TokenLayout) -> list[int]:

@@ -99,7 +99,8 @@ def raw_action(
         value / ROTATION_SCALE_RAD for value in rotation
     ]
     gripper = 1.0 - 2.0 * gripper_opening_m / GRIPPER_OPENING_M
-    return np.clip(np.array([*moves, gripper]), -1.0, 1.0)
+    action: NDArray[np.float64] = np.clip(np.array([*moves, gripper]), -1.0, 1.0)
+    return action
 
 
 def metric_actions(raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -260,7 +261,8 @@ class SimEnv:
         env = self._env.env
         if name not in env.obj_body_id:
             return np.empty((0, 8, 3))
-        return collision_boxes(env.sim, env.obj_body_id[name]) - np.asarray(env.robots[0].base_pos)
+        base: NDArray[np.float64] = np.asarray(env.robots[0].base_pos, np.float64)
+        return collision_boxes(env.sim, env.obj_body_id[name]) - base
 
     def part_of(self, name: str) -> str:
         """The object or fixture that a region of the goal belongs to; other names are their own."""

@@ -44,9 +44,10 @@ def approach_speed(distance: float, limits: RateLimits, dt_s: float) -> float:
     """
     if distance <= 0:
         return 0.0
+    by_jerk: float = (2.0 / 3.0 * BRAKING_SHARE * limits.jerk * distance * distance) ** (1.0 / 3.0)
     return min(
         math.sqrt(2.0 * BRAKING_SHARE * limits.acceleration * distance),
-        (2.0 / 3.0 * BRAKING_SHARE * limits.jerk * distance * distance) ** (1.0 / 3.0),
+        by_jerk,
         APPROACH_PER_TICK * distance / dt_s,
         limits.velocity,
     )

@@ -54,7 +54,8 @@ class LoadedPair:
     def cache_bytes(self, name: str) -> int:
         """Size of a cache."""
         element = int(self.decoder.get_tensor_dtype(name).itemsize)
-        return math.prod(self.decoder.get_tensor_shape(name)) * element
+        shape: tuple[int, ...] = tuple(self.decoder.get_tensor_shape(name))
+        return math.prod(shape) * element
 
     def _load(self, folder: Path, engine: Engine) -> Any:
         path = folder / engine.file

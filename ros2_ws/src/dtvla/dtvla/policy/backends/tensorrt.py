@@ -147,7 +147,9 @@ class TensorRTBackend:
         host = self._device.staging(size)
         self._device.download(host, self._buffers["features"], size)
         self._device.wait()
-        return host[:size].view(np.float32).reshape(-1, self._engines.hidden).copy()
+        pinned_FH = host[:size].view(np.float32).reshape(-1, self._engines.hidden)
+        features_FH: NDArray[np.float32] = pinned_FH.copy()
+        return features_FH
 
     def decode(
         self,

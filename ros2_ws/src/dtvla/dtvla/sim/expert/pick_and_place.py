@@ -160,7 +160,8 @@ def _others(env: SimEnv, obs: Observation, target: str) -> NDArray[np.float64]:
 
 def _between(shapes: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     """The boxes that reach into a range of heights."""
-    return shapes[(shapes[:, :, 2].min(1) < high) & (shapes[:, :, 2].max(1) > low)]
+    inside: NDArray[np.float64] = shapes[(shapes[:, :, 2].min(1) < high) & (shapes[:, :, 2].max(1) > low)]
+    return inside
 
 
 def _surface(shapes: NDArray[np.float64], point: NDArray[np.float64]) -> float:

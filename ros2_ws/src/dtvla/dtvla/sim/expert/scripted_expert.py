@@ -84,7 +84,8 @@ class Expert:
 
     def grasp_point(self, obs: Observation) -> NDArray[np.float64]:
         """Where the gripper must be to grasp the target: metres, base frame."""
-        return obs.objects[self.task.target] + np.array(self.task.grasp)
+        offset: NDArray[np.float64] = np.array(self.task.grasp)
+        return obs.objects[self.task.target] + offset
 
     def holds(self, obs: Observation) -> bool:
         """True while the target is between fingers that have closed on it."""
@@ -113,7 +114,8 @@ class Expert:
         if self.task.aim and self.phase in (Phase.CARRY, Phase.PLACE):
             x, y, _ = obs.ee_position - obs.objects[self.task.target]
         origin = obs.objects[name] if name in obs.objects else obs.regions[name]
-        return origin + np.array([x, y, 0.0])
+        offset: NDArray[np.float64] = np.array([x, y, 0.0])
+        return origin + offset
 
     def _blocked(self) -> bool:
         return self.task.patience is not None and self._ticks > self.task.patience

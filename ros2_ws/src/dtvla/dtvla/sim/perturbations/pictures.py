@@ -49,7 +49,7 @@ def occlusion(
     height, width, _ = image.shape
     side = max(1, round(PATCH * strength * width))
     top, left = episode.integers(0, height - side + 1), episode.integers(0, width - side + 1)
-    hidden = image.copy()
+    hidden: Picture = image.copy()
     hidden[top : top + side, left : left + side] = GREY
     return hidden
 
