@@ -49,7 +49,7 @@ gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorR
 	@$(python) -m model_export.gpu_check $(ARGS)
 
 docs: dev ## Builds the documentation site into site/; a warning is an error
-	@$(python) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	@echo "The site is in site/index.html"
 
 lint: dev ## Checks style and types

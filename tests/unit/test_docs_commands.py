@@ -50,7 +50,7 @@ def test_every_command_of_a_page_is_run_or_says_why_not(path: Path) -> None:
         handling_of(command)
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path.name != "CHANGELOG.md"], ids=name_of)
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_commands_that_are_run_end_well(path: Path, tmp_path: Path) -> None:
     """As they stand on the page and in its order, in a folder of their own with copies of the bundle."""
     chosen = [each for each in commands(path) if each.whole and handling_of(each).how == "run"]

@@ -39,8 +39,12 @@ class PageCommand:
 
 
 def page_files() -> list[Path]:
-    """Every page of the site that is written by hand, and the texts at the repository's top."""
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    """Every page of the site that is written by hand, and the texts at the repository's top.
+
+    Without the changelog, which names commands that are gone.
+    """
+    top = (path for path in sorted(ROOT.glob("*.md")) if path.name != "CHANGELOG.md")
+    return [*top, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def untagged_blocks(path: Path) -> list[str]:
