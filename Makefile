@@ -6,7 +6,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 python := .venv/bin/python
 sources := ros2_ws/src training model_export launch tests
 
-.PHONY: help runtime dev setup setup-dev demo gate test faults soak bench gpu-check lint format clean distclean
+.PHONY: help runtime dev setup setup-dev demo gate test faults soak bench gpu-check docs lint format clean distclean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ bench: dev ## Measures decision latency, ROS overhead, simulator speed, our deci
 gpu-check: dev ## On a CUDA machine: kernel, latency of the 2.9 B model, TensorRT engines; writes docs/results/gpu-*.json
 	@$(python) -m model_export.gpu_check $(ARGS)
 
+docs: dev ## Builds the documentation site into site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@echo "The site is in site/index.html"
+
 lint: dev ## Checks style and types
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
@@ -58,7 +62,7 @@ format: dev ## Formats the code in place
 	@$(python) -m ruff format
 
 clean: ## Removes what was built; keeps .venv, data/ and runs/
-	@rm -rf ros2_ws/build ros2_ws/install ros2_ws/log ros2_ws/src/dtvla/dtvla.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf ros2_ws/build ros2_ws/install ros2_ws/log ros2_ws/src/dtvla/dtvla.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis site
 	@find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Removes .venv as well

@@ -3,7 +3,7 @@
 # what is up to date is skipped, so a second call takes a moment. Used by the Makefile and the Dockerfile.
 #
 #   tools/setup.sh runtime    what runs the robot side and the simulator (no torch)
-#   tools/setup.sh dev        also training, export, tests and lint
+#   tools/setup.sh dev        also training, export, tests, lint and the documentation site
 #   tools/setup.sh gpu        runtime, with ONNX Runtime for CUDA in place of the one for the CPU; to have dev
 #                             as well, call it after dev
 #
@@ -183,7 +183,7 @@ fi
 
 declare -A files stamp
 files[runtime]=$(echo requirements/{lock,runtime,ros,sim,sim-nodeps}.txt)
-files[dev]="${files[runtime]} requirements/dev.txt"
+files[dev]="${files[runtime]} requirements/dev.txt requirements/docs.txt"
 files[gpu]="${files[runtime]} requirements/gpu.txt"
 for each in runtime dev gpu; do
   # shellcheck disable=SC2086  # a list of names

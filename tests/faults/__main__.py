@@ -64,7 +64,7 @@ def main(
         def take(result: Result) -> None:
             found.append(result)
             progress.advance(task)
-            mark = "[green]borne[/] " if result.well else "[bold red]FAILED[/]"
+            mark = "[green]survived[/] " if result.well else "[bold red]FAILED[/]"
             hold = (
                 f"held after {result.fault_to_hold_ms:.0f} ms" if result.fault_to_hold_ms is not None else ""
             )
@@ -81,7 +81,7 @@ def main(
             for result in launcher_faults(folder, tell):
                 take(result)
     well = all(result.well for result in found)
-    console.print(f"{sum(r.well for r in found)} of {len(found)} faults were borne. Logs: {folder}")
+    console.print(f"{sum(r.well for r in found)} of {len(found)} faults were survived. Logs: {folder}")
     if place is not None:
         console.print(f"Written: {place / 'faults.md'}")
     return 0 if well else 1

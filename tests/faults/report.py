@@ -69,7 +69,7 @@ def _page(
         "accelerations, the workspace and the gripper's range from what was published "
         "(`tests/faults/invariants.py`).",
         "",
-        f"- **{sum(r.well for r in results)} of {len(results)} faults were borne.**",
+        f"- **{sum(r.well for r in results)} of {len(results)} faults were survived.**",
         f"- **Limits exceeded: {exceeded}** in {told} commands after faults; {missed} commands were "
         f"not heard by "
         "the monitor.",
@@ -120,7 +120,7 @@ def _page(
         lines.append(
             f"| `{r.name}` | {r.what} | {r.moment or '-'} | {hold} | {known} "
             f"| {r.commands_after}, {r.moving_after} | {len(r.exceeded)} | {back} "
-            f"| {'borne' if r.well else '**failed**: ' + _cell(r.failure)} |"
+            f"| {'survived' if r.well else '**failed**: ' + _cell(r.failure)} |"
         )
     worst = max((r.know_to_hold_ms for r in held if r.know_to_hold_ms is not None), default=0.0)
     lines += [

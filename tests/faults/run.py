@@ -45,7 +45,7 @@ class Result:
         judged, unjudged: commands whose times were certain enough to judge accelerations, and the others.
         recovery_s: from when the fault begins to be undone (a restart included) to the next command that
             moves the arm by a new decision.
-        failure: why the fault was not borne; empty when all was well.
+        failure: why the fault was not survived; empty when all was well.
         words: what the graph said.
         notes: other facts.
     """

@@ -1,4 +1,4 @@
-"""docs/ros.md says what the graph has: every topic, service, action and parameter, and no other."""
+"""The reference says what the graph has: every topic, service, action and parameter, and no other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 
 from dtvla.bringup.ports import EVERY_NODE, LIFECYCLE, OWN
 from dtvla.nodes.common.parameters import SCHEMAS, Parameter
+from tools.docs import reference_ros
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "ros.md").read_text()
+TOPICS = (Path(__file__).parents[2] / "docs/reference/topics.md").read_text()
+NODES = reference_ros.nodes()
 
 
 def first_cells(section: str) -> list[str]:
@@ -31,11 +33,11 @@ def row(parameter: Parameter) -> str:
 def test_the_guide_names_every_topic_service_and_action_of_the_nodes() -> None:
     used = {name for ports in OWN.values() for names in asdict(ports).values() for name in names}
     common = {name for names in asdict(EVERY_NODE | LIFECYCLE).values() for name in names} - {"/diagnostics"}
-    section = GUIDE.split("## Topics, services, actions")[1].split("\n## ")[0]
+    section = TOPICS.split("# Topics, services and actions")[1].split("\n## ")[0]
     assert sorted(first_cells(section)) == sorted(used - common)
 
 
 @pytest.mark.parametrize("node", sorted(SCHEMAS))
 def test_the_guide_lists_every_parameter_as_its_schema_has_it(node: str) -> None:
-    section = GUIDE.split(f"### {node}\n")[1].split("\n#")[0]
+    section = NODES.split(f"### Parameters of {node}\n\n")[1].split("\n#")[0]
     assert [line for line in section.splitlines()[2:] if line] == [row(item) for item in SCHEMAS[node]]

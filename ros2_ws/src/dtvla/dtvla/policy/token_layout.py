@@ -35,7 +35,16 @@ SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The ids and sizes of one model family member (published values: design spec section 1)."""
+    """The ids and sizes of one model family member (published values: design spec section 1).
+
+    Attributes:
+        vocab_size: number of token ids.
+        image, think, end_think, action, end_action, pad, eos, bos: ids of the tokens that carry structure.
+        bins: number of values that an action dimension can take.
+        images: pictures per decision.
+        horizon: rows of an action chunk.
+        action_dim: values of a row.
+    """
 
     vocab_size: int
     image: int

@@ -42,7 +42,12 @@ OLDER = {"precision": "fp32", "typical_thoughts": [], "engines": []}  # fields t
 
 @dataclass(frozen=True)
 class ActionScale:
-    """What a raw action of 1.0 means per control period."""
+    """What a raw action of 1.0 means per control period.
+
+    Attributes:
+        position_m: translation along each axis (m).
+        rotation_rad: rotation about each axis (rad).
+    """
 
     position_m: Positive = 0.05
     rotation_rad: Positive = 0.5
@@ -50,7 +55,13 @@ class ActionScale:
 
 @dataclass(frozen=True)
 class Gripper:
-    """The gripper's full opening and the raw values that close and open it."""
+    """The gripper's full opening and the raw values that close and open it.
+
+    Attributes:
+        opening_m: between the fingers, when it is open (m).
+        closed_value: the raw action that closes it.
+        open_value: the raw action that opens it.
+    """
 
     opening_m: Positive = 0.08
     closed_value: Finite = 1.0
@@ -59,7 +70,20 @@ class Gripper:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """Everything a runtime must know to feed the graphs and to read their answer."""
+    """Everything a runtime must know to feed the graphs and to read their answer.
+
+    Attributes:
+        layout: token ids and sizes.
+        image: how a picture becomes the policy's input.
+        cameras: the policy's pictures, in its order.
+        normaliser: from the policy's actions in [-1, 1] back to raw ones.
+        control_period_s: time between two rows of a chunk (s).
+        decode_shift: 0 decodes an action bin as the reference does, 1 without its bias.
+        prompt_prefix: text in front of every instruction, which asks for a thought.
+        action_scale: from raw actions to metres and radians.
+        gripper: from raw actions to an opening.
+        provenance: where the policy comes from, for people; nothing reads it.
+    """
 
     layout: TokenLayout
     image: ImageSpec
