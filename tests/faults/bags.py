@@ -13,6 +13,6 @@ from dtvla.nodes.recorder.bag_writer import typestore
 def readable(folder: Path) -> list[float]:
     """Receive times (Unix, s) of all messages of a bag that a standard reader finds, in order."""
     if not (folder / "metadata.yaml").is_file():
-        folder = repair(folder)[0]
+        folder = repair(folder).folder
     with AnyReader([folder], default_typestore=typestore()) as reader:
         return [stamp_ns / 1e9 for _, stamp_ns, _ in reader.messages()]

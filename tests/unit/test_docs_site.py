@@ -74,7 +74,15 @@ def test_no_style_sheet_loads_anything_from_a_network(site: Path) -> None:
 
 
 def test_every_generated_page_is_on_the_site(site: Path) -> None:
-    for name in ("commands", "checkout_commands", "messages", "nodes", "bundle", "python", "checked_commands"):
+    for name in (
+        "commands",
+        "checkout_commands",
+        "messages",
+        "nodes",
+        "bundle",
+        "python",
+        "checked_commands",
+    ):
         assert (site / f"reference/{name}.html").is_file()
 
 

@@ -1,6 +1,6 @@
 """Writes the table of rooms, with files and lines before and after they were built, into docs/architecture.md.
 
-    python -m tools.docs.measures
+python -m tools.docs.measures
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _cells(measured: dict[str, tuple[int, int]], name: str) -> tuple[str, str]:
 
 
 def _total(measured: dict[str, tuple[int, int]]) -> tuple[str, str]:
-    return str(sum(files for files, _ in measured.values())), f"{sum(lines for _, lines in measured.values()):,}"
+    return str(
+        sum(files for files, _ in measured.values())
+    ), f"{sum(lines for _, lines in measured.values()):,}"
 
 
 def write(page: Path) -> None:

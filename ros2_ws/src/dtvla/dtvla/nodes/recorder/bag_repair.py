@@ -1,22 +1,23 @@
-"""Reads MCAP bags that were never closed: of a recorder that was killed, or whose disk was full.
+"""Makes bags readable that were never closed, or that are damaged inside.
 
-An MCAP file is a sequence of records (mcap.dev/spec: opcode, length, content). Without its last part, the
-index, most tools cannot open it, but every chunk before is whole. `repair` writes them into a new bag.
+What is whole in them (`damaged_mcap`) is written into a new bag. The damaged one stays as it is, and the new
+one appears under its name when it is complete.
 """
 
 from __future__ import annotations
 
-import struct
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dtvla.nodes.common.parameters import Refusal
-from dtvla.nodes.recorder.bag_writer import BagWriter
+from dtvla.nodes.recorder.bag_writer import BagWriter, DiskFull
+from dtvla.nodes.recorder.damaged_mcap import DamagedMcap
 
-MAGIC = b"\x89MCAP0\r\n"
-SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
-HEAD = struct.Struct("<BQ")
+ENCODING = "cdr"  # of messages that a bag of ROS 2 holds
 
 
 @dataclass(frozen=True)
@@ -29,84 +30,112 @@ class Salvaged:
     data: bytes
 
 
+@dataclass(frozen=True)
+class RepairedBag:
+    """What came of a damaged bag."""
+
+    folder: Path  # the new one
+    messages: int  # in it
+    lost: dict[
+        str, int
+    ]  # messages that were recorded and are not in it, by topic, as far as the old one tells
+    unconfirmed: list[str]  # topics whose name or type comes from a damaged place and may be wrong
+    exact: bool  # the old one holds its writer's count of messages: no others were recorded
+
+
 def salvage(file: Path) -> Iterator[Salvaged]:
-    """All messages of an MCAP file, up to where it ends or stops making sense.
+    """All messages of an MCAP file that are whole, and whose topic and type are known.
 
     Args:
-        file: written by our recorder: without compression.
+        file: of any writer, compressed or not.
 
     Raises:
-        Refusal: it is no MCAP file, or a compressed one.
+        Refusal: nothing in it is of an MCAP file.
     """
-    with file.open("rb") as stream:
-        if stream.read(len(MAGIC)) != MAGIC:
-            raise Refusal(f"{file} is no MCAP file: it does not begin as one.")
-        schemas: dict[int, str] = {}
-        channels: dict[int, tuple[str, int]] = {}
-        size = file.stat().st_size
-        while len(head := stream.read(HEAD.size)) == HEAD.size:
-            code, length = HEAD.unpack(head)
-            if code == DATA_END or length > size - stream.tell():
-                return
-            content = stream.read(length)
-            if code == CHUNK:
-                yield from _messages(_chunk(content, file), schemas, channels)
-            else:
-                yield from _messages(head + content, schemas, channels)
+    mcap = DamagedMcap(file)
+    if not mcap.recognised:
+        raise Refusal(f"{file} is no MCAP file: nothing in it is of one. Give the folder of a recorded bag.")
+    for _, message in _messages(mcap):
+        if message is not None:
+            yield message
 
 
-def repair(folder: Path) -> tuple[Path, int]:
-    """Writes a bag that any tool reads, beside the damaged one; returns its folder and its messages.
+def repair(folder: Path) -> RepairedBag:
+    """Writes a bag that any tool reads, beside the damaged one.
 
     Args:
         folder: the damaged bag; it stays as it is.
 
     Raises:
-        Refusal: there is nothing to repair, or no room for the result (see `BagWriter`).
+        Refusal: there is nothing to repair, or no room for the result.
     """
-    files = sorted(folder.glob("*.mcap"))
-    if not files:
+    paths = sorted(folder.glob("*.mcap"))
+    if not paths:
         raise Refusal(f"There is no .mcap file in {folder}. Give the folder of a bag.")
-    if (folder / "metadata.yaml").is_file():
-        raise Refusal(f"The bag {folder} is complete: nothing is to be repaired.")
     result = folder.with_name(f"{folder.name}_repaired")
-    bag, count = BagWriter(result), 0
+    if result.exists():
+        raise Refusal(
+            f"{result} exists already and is not overwritten. Move it away, then repair the bag again."
+        )
+    files = [DamagedMcap(path) for path in paths]
+    if not any(file.recognised for file in files):
+        raise Refusal(
+            f"{paths[0]} is no MCAP file: nothing in it is of one. Give the folder of a recorded bag."
+        )
+    if (folder / "metadata.yaml").is_file() and all(file.closed and not file.damaged for file in files):
+        raise Refusal(f"The bag {folder} is complete: nothing is to be repaired.")
+    lost: Counter[str] = Counter()
     for file in files:
-        for message in salvage(file):
+        for channel, count in file.lost.items():
+            lost[_name(file, channel)] += count
+    place = Path(tempfile.mkdtemp(prefix=f".{result.name}_", dir=result.parent))
+    try:
+        messages = _copy(files, BagWriter(place / result.name), lost)
+        (place / result.name).rename(result)
+    except DiskFull as full:
+        raise Refusal(
+            f"There is no room for {result} ({full.__cause__ or full}). The damaged bag stays as it is: make "
+            "room, then repair it again."
+        ) from full
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return RepairedBag(
+        result,
+        messages,
+        lost=dict(sorted((+lost).items())),
+        unconfirmed=sorted({file.channels[number].topic for file in files for number in file.unconfirmed}),
+        exact=all(file.counted for file in files),
+    )
+
+
+def _copy(files: list[DamagedMcap], bag: BagWriter, lost: Counter[str]) -> int:
+    """Writes the files' messages into a bag and closes it; counts those written, and those it cannot take."""
+    count = 0
+    for file in files:
+        for schema in file.schemas.values():
+            bag.learn(schema.name, schema.data.decode(errors="replace"))
+        for name, message in _messages(file):
+            if message is None:
+                lost[name] += 1
+                continue
             bag.write(message.topic, message.kind, message.stamp_ns, message.data)
             count += 1
     bag.close()
-    return result, count
+    return count
 
 
-def _chunk(content: bytes, file: Path) -> bytes:
-    """The records in a chunk: behind its times, size, checksum and compression."""
-    name_length = int.from_bytes(content[28:32], "little")
-    compression = content[32 : 32 + name_length].decode()
-    if compression:
-        raise Refusal(f"{file} is compressed ({compression}); our recorder writes none. Use `mcap recover`.")
-    return content[32 + name_length + 8 :]
+def _messages(file: DamagedMcap) -> Iterator[tuple[str, Salvaged | None]]:
+    """A file's whole messages, each with a name of its channel; None when its topic or type is lost."""
+    for message in file.messages():
+        channel = file.channels.get(message.channel_id)
+        schema = file.schemas.get(channel.schema_id) if channel else None
+        name = _name(file, message.channel_id)
+        if channel is None or schema is None or channel.message_encoding != ENCODING:
+            yield name, None
+        else:
+            yield name, Salvaged(channel.topic, schema.name, message.log_time, message.data)
 
 
-def _messages(
-    records: bytes, schemas: dict[int, str], channels: dict[int, tuple[str, int]]
-) -> Iterator[Salvaged]:
-    at = 0
-    while at + HEAD.size <= len(records):
-        code, length = HEAD.unpack_from(records, at)
-        content = records[at + HEAD.size : at + HEAD.size + length]
-        at += HEAD.size + length
-        if code == SCHEMA:
-            schemas[int.from_bytes(content[:2], "little")] = _text(content, 2)
-        elif code == CHANNEL:
-            number, schema = struct.unpack_from("<HH", content)
-            channels[number] = (_text(content, 4), schema)
-        elif code == MESSAGE:
-            number, _, stamp_ns = struct.unpack_from("<HIQ", content)
-            topic, schema = channels[number]
-            yield Salvaged(topic, schemas[schema], stamp_ns, content[22:])
-
-
-def _text(content: bytes, at: int) -> str:
-    length = int.from_bytes(content[at : at + 4], "little")
-    return content[at + 4 : at + 4 + length].decode()
+def _name(file: DamagedMcap, channel: int) -> str:
+    known = file.channels.get(channel)
+    return known.topic if known else f"channel {channel} (its name is lost)"

@@ -2,19 +2,24 @@
 
 What was written is with the system after `FLUSH_S` at the latest, in whole MCAP chunks: a writer that is
 killed, or whose disk is full, leaves a file without an index, from which `bag_repair` gets everything else.
+Each chunk has a checksum, and what the channels are is repeated now and then: in a file that is damaged
+inside, what is whole can be told and read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import shutil
+import struct
 import time
+import zlib
 from pathlib import Path
 from typing import NoReturn
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.rosbag2.storage_mcap import McapWriter, write_channel, write_schema
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -22,6 +27,9 @@ import dtvla_msgs
 from dtvla.nodes.common.parameters import Refusal
 
 FLUSH_S = 0.05  # one control period
+REPEAT_CHUNKS = 200  # so many chunks (10 s) later the channels are written again, 30 kB in all
+NO_HASH = "INVALID"  # of a type: what ROS writes when there is none
+CHECKSUM_AT = 9 + 3 * 8  # in a chunk: behind its opcode and length, first and last time, and size
 
 
 class DiskFull(Refusal):
@@ -34,6 +42,43 @@ def typestore() -> Typestore:
     for file in sorted(_definitions().glob("*.msg")):
         store.register(get_types_from_msg(file.read_text(), f"dtvla_msgs/msg/{file.stem}"))
     return store
+
+
+class CheckedMcapWriter(McapWriter):
+    """Gives chunks a checksum and writes more than once what the channels are, which rosbags does not."""
+
+    _repeated = 0  # number of chunks when the channels were written last
+
+    def write(self, connection: Connection, timestamp: int, data: bytes | memoryview) -> None:
+        if len(self.chunks) - self._repeated >= REPEAT_CHUNKS and not self.chunk.bio.tell():
+            self._repeat()
+        super().write(connection, timestamp, data)
+
+    def close_chunk(self) -> None:
+        start = self.bio.tell()
+        checksum = zlib.crc32(self.chunk.bio.getbuffer())
+        super().close_chunk()
+        self.bio.seek(start + CHECKSUM_AT)
+        self.bio.write(struct.pack("<I", checksum))
+        self.bio.seek(0, io.SEEK_END)
+
+    def close(self, version: int, metadata: str) -> None:
+        if self.chunks:
+            if not self.chunk.bio.tell():  # a chunk without messages is of the last one's time
+                self.chunk.message_start_time = self.chunk.message_end_time = self.message_end_time
+            self._repeat()
+        super().close(version, metadata)
+
+    def _repeat(self) -> None:
+        self._repeated = len(self.chunks)
+        for schema in self.schemas:
+            write_schema(self.chunk.bio, schema)
+        for channel in self.channels:
+            write_channel(self.chunk.bio, channel, self.schemas)
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS = {StoragePlugin.MCAP: CheckedMcapWriter}  # noqa: RUF012
 
 
 class BagWriter:
@@ -54,8 +99,9 @@ class BagWriter:
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._store = typestore()
-        self._connections: dict[str, Connection] = {}
-        self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._connections: dict[tuple[str, str], Connection] = {}
+        self._definitions: dict[str, str] = {}
+        self._writer = _Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._folder, self._min_free_mb = folder, min_free_mb
         self._flushed_s = time.monotonic()
@@ -73,10 +119,10 @@ class BagWriter:
         Raises:
             DiskFull: the bag has just been closed.
         """
-        connection = self._connections.get(topic)
+        connection = self._connections.get((topic, kind))
         if connection is None:
-            connection = self._writer.add_connection(topic, kind, typestore=self._store)
-            self._connections[topic] = connection
+            connection = self._connect(topic, kind)
+            self._connections[topic, kind] = connection
         try:
             self._writer.write(connection, stamp_ns, data)
             self.flush()
@@ -90,6 +136,17 @@ class BagWriter:
                 f"({self._min_free_mb:g}): recording has ended, and the bag is complete until now. Make "
                 "room, then start the recorder again."
             )
+
+    def learn(self, kind: str, definition: str) -> None:
+        """Takes the definition of a type that only a bag of others knows; of ours we have it.
+
+        It is copied and not parsed: rosbags would run code that it makes of it.
+
+        Args:
+            kind: the type's name.
+            definition: as in a .msg file, with those of the types that it is made of (the bag format's form).
+        """
+        self._definitions[kind] = definition
 
     def flush(self) -> None:
         """Hands what is older than `FLUSH_S` over to the system, where a killed process cannot lose it."""
@@ -115,6 +172,11 @@ class BagWriter:
             self._writer.close()
         except OSError as error:
             self._give_up(error)
+
+    def _connect(self, topic: str, kind: str) -> Connection:
+        if kind in self._store.fielddefs or kind not in self._definitions:
+            return self._writer.add_connection(topic, kind, typestore=self._store)
+        return self._writer.add_connection(topic, kind, msgdef=self._definitions[kind], rihs01=NO_HASH)
 
     def _give_up(self, error: OSError) -> NoReturn:
         """Lets go of the file: what is in there stays as it is."""
