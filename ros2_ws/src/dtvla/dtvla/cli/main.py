@@ -51,6 +51,7 @@ def up(
     markers: bool = False,
     simulator: bool = True,
     show: bool = True,
+    only: str = "",
     domain: int | None = None,
     join: bool = False,
     output: Path = Path("runs/up"),
@@ -78,6 +79,8 @@ def up(
         markers: Publish /reasoning_markers for rviz: the thought and the planned path.
         simulator: Run the simulated robot. Without it, bring your own cameras and robot on the same topics.
         show: Show the thoughts in this terminal.
+        only: Nodes that run here, comma-separated, when others run on another machine (libero_bridge_node: the
+            simulated robot alone). Default: all.
         domain: ROS domain to use. Default: a free one.
         join: Use --domain even if other ROS programs are in it (for example rviz).
         output: Where logs and recordings go (a folder per run is made in it).
@@ -109,6 +112,7 @@ def up(
         console=show,
         record=record,
         markers=markers,
+        only=only,
         output=fresh_folder(output),
     )
     with domains.reserve(domain, join=join) as reservation:
@@ -117,7 +121,7 @@ def up(
             f"To look in: export ROS_DOMAIN_ID={reservation.domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST"
         )
         with RunningGraph(options, reservation.domain, _tell) as graph:
-            if not (show and simulator):  # else the thoughts say so
+            if only or not (show and simulator):  # else the thoughts say so
                 console.print("The graph runs. Ctrl-C ends it.")
             graph.watch()
     return OK
