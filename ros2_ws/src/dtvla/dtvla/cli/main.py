@@ -79,7 +79,7 @@ def up(
         markers: Publish /reasoning_markers for rviz: the thought and the planned path.
         simulator: Run the simulated robot. Without it, bring your own cameras and robot on the same topics.
         show: Show the thoughts in this terminal.
-        only: Nodes that run here, comma-separated, when others run on another machine (libero_bridge_node: the
+        only: Nodes that run here, comma-separated, when others run on other machines (libero_bridge_node: the
             simulated robot alone). Default: all.
         domain: ROS domain to use. Default: a free one.
         join: Use --domain even if other ROS programs are in it (for example rviz).

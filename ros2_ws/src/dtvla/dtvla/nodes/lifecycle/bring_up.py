@@ -18,7 +18,7 @@ LAST_WORDS_S = 1.0  # the sentence of a node that refuses travels by another way
 PAUSE_S = 2.0  # between two looks at the nodes: longer, and we were the ones who stood still
 
 
-class State(IntEnum):
+class PrimaryState(IntEnum):
     """Primary states of a lifecycle node, numbered as in lifecycle_msgs/State."""
 
     UNCONFIGURED = 1
@@ -27,7 +27,7 @@ class State(IntEnum):
     FINALIZED = 4
 
 
-class Request(Enum):
+class LifecycleRequest(Enum):
     """What a node can be asked."""
 
     GET_STATE = "get_state"
@@ -35,7 +35,7 @@ class Request(Enum):
     ACTIVATE = "activate"
 
 
-class Phase(IntEnum):
+class BringUpPhase(IntEnum):
     """How far a node has come."""
 
     AWAITED = 0  # nobody has answered yet
@@ -45,11 +45,12 @@ class Phase(IntEnum):
     ACTIVE = 4
 
 
-_STARTS_IN = {State.INACTIVE: Phase.INACTIVE, State.ACTIVE: Phase.ACTIVE}
+_ASKED_TO = {BringUpPhase.CONFIGURING: "configure", BringUpPhase.ACTIVATING: "activate"}
+_STARTS_IN = {PrimaryState.INACTIVE: BringUpPhase.INACTIVE, PrimaryState.ACTIVE: BringUpPhase.ACTIVE}
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """How long it may take, in seconds.
 
     Attributes:
@@ -67,7 +68,7 @@ class _Managed:
 
     heartbeat_s: float
     since_s: float  # when it came into its phase
-    phase: Phase = Phase.AWAITED
+    phase: BringUpPhase = BringUpPhase.AWAITED
     asked_s: float = -ASK_S
     heard_s: float = 0.0
     problem: tuple[float, str] = (0.0, "")  # when it was last heard of, and in which words
@@ -87,10 +88,12 @@ class BringUp:
         limits: how long it may take.
     """
 
-    def __init__(self, tell: Callable[[str], None] = lambda _: None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, tell: Callable[[str], None] = lambda _: None, limits: TimeLimits | None = None
+    ) -> None:
         self.tell = tell
         self._failure = ""
-        self._limits = limits or Limits()
+        self._limits = limits or TimeLimits()
         self._nodes: dict[str, _Managed] = {}
         self._now_s = 0.0  # stands still while this process does, as in a debugger or a suspended machine
         self._looked_s: float | None = None
@@ -98,7 +101,7 @@ class BringUp:
     @property
     def busy(self) -> bool:
         """Whether a node is still to be brought alive."""
-        return any(node.phase < Phase.ACTIVE for node in self._nodes.values())
+        return any(node.phase < BringUpPhase.ACTIVE for node in self._nodes.values())
 
     @property
     def silent(self) -> dict[str, str]:
@@ -144,7 +147,7 @@ class BringUp:
             return False
         new, known = instances - node.instances, bool(node.instances)
         node.instances |= new
-        return bool(new) and known and node.phase > Phase.AWAITED
+        return bool(new) and known and node.phase > BringUpPhase.AWAITED
 
     def reports(self, name: str, problem: str = "") -> None:
         """A node has reported; `problem` is empty when it is well."""
@@ -158,31 +161,31 @@ class BringUp:
             node.silent = False
             self.tell(f"{name} reports again.")
 
-    def state_is(self, name: str, state: int) -> list[tuple[str, Request]]:
+    def state_is(self, name: str, state: int) -> list[tuple[str, LifecycleRequest]]:
         """A node has answered in which state it is; returns what is to be asked next."""
         node = self._nodes.get(name)
-        if node is None or node.phase is not Phase.AWAITED:
+        if node is None or node.phase is not BringUpPhase.AWAITED:
             return []
-        if state == State.FINALIZED:
+        if state == PrimaryState.FINALIZED:
             self._fail(f"{name} has been shut down, and cannot be brought up again: end its process.")
-        elif state == State.UNCONFIGURED:
-            self._enter(node, Phase.CONFIGURING)
-            return [(name, Request.CONFIGURE)]
+        elif state == PrimaryState.UNCONFIGURED:
+            self._enter(node, BringUpPhase.CONFIGURING)
+            return [(name, LifecycleRequest.CONFIGURE)]
         elif state in _STARTS_IN:  # somebody else has brought it so far
-            self._enter(node, _STARTS_IN[State(state)])
+            self._enter(node, _STARTS_IN[PrimaryState(state)])
         return []  # in a transition that somebody else began: it is asked again
 
     def has_moved(self, name: str, success: bool) -> None:
         """A node has answered whether the transition that it was asked for succeeded."""
         node = self._nodes.get(name)
-        if node is None or node.phase not in (Phase.CONFIGURING, Phase.ACTIVATING):
+        if node is None or node.phase not in _ASKED_TO:
             return
         if success:
-            self._enter(node, Phase(node.phase + 1))
+            self._enter(node, BringUpPhase(node.phase + 1))
         else:
             node.refused_s = self._now_s
 
-    def step(self, now_s: float) -> list[tuple[str, Request]]:
+    def step(self, now_s: float) -> list[tuple[str, LifecycleRequest]]:
         """Looks at all nodes; returns what is to be asked now.
 
         Args:
@@ -195,24 +198,24 @@ class BringUp:
         for name, node in list(self._nodes.items()):
             if self._gives_up(name, node):
                 break
-            if node.phase is Phase.AWAITED and self._now_s - node.asked_s >= ASK_S:
+            if node.phase is BringUpPhase.AWAITED and self._now_s - node.asked_s >= ASK_S:
                 node.asked_s = self._now_s
-                requests.append((name, Request.GET_STATE))
-            elif node.phase is Phase.ACTIVE and not node.silent:
+                requests.append((name, LifecycleRequest.GET_STATE))
+            elif node.phase is BringUpPhase.ACTIVE and not node.silent:
                 node.silent = self._now_s - node.heard_s > node.heartbeat_s
         return requests + self._next_activation()
 
-    def _next_activation(self) -> list[tuple[str, Request]]:
+    def _next_activation(self) -> list[tuple[str, LifecycleRequest]]:
         """The first node that is not active yet, if none is still to be configured."""
-        waiting = [(name, node) for name, node in self._nodes.items() if node.phase < Phase.ACTIVE]
-        if not waiting or min(node.phase for _, node in waiting) < Phase.INACTIVE:
+        waiting = [(name, node) for name, node in self._nodes.items() if node.phase < BringUpPhase.ACTIVE]
+        if not waiting or min(node.phase for _, node in waiting) < BringUpPhase.INACTIVE:
             return []
         name, node = waiting[0]
-        if node.phase is not Phase.INACTIVE:
+        if node.phase is not BringUpPhase.INACTIVE:
             return []
         self.tell(f"activating {name}")
-        self._enter(node, Phase.ACTIVATING)
-        return [(name, Request.ACTIVATE)]
+        self._enter(node, BringUpPhase.ACTIVATING)
+        return [(name, LifecycleRequest.ACTIVATE)]
 
     def _gives_up(self, name: str, node: _Managed) -> bool:
         """Whether a node refused or took too long; then its sentence is the failure."""
@@ -222,23 +225,25 @@ class BringUp:
             spoke = bool(words) and problem_s >= node.since_s
             if spoke or self._now_s - node.refused_s > LAST_WORDS_S:
                 return self._fail(words or f"{name} refused to start; its log says why.")
-        elif node.phase is Phase.AWAITED and took_s > self._limits.start_s:
+        elif node.phase is BringUpPhase.AWAITED and took_s > self._limits.start_s:
             return self._fail(
                 f"{name} did not appear within {self._limits.start_s:g} s. Does its process run, in the same "
                 "ROS domain and namespace?"
             )
-        elif node.phase in (Phase.CONFIGURING, Phase.ACTIVATING) and took_s > self._limits.transition_s:
-            verb = "configure" if node.phase is Phase.CONFIGURING else "activate"
-            return self._fail(f"{name} was asked to {verb} and did not answer within {took_s:.0f} s.")
+        elif node.phase in _ASKED_TO and took_s > self._limits.transition_s:
+            return self._fail(
+                f"{name} was asked to {_ASKED_TO[node.phase]} and did not answer within "
+                f"{self._limits.transition_s:g} s."
+            )
         return False
 
     def _fail(self, sentence: str) -> bool:
         """Ends the bring-up: nobody waits any longer for those that are not active."""
         self._failure = sentence
-        self._nodes = {name: node for name, node in self._nodes.items() if node.phase is Phase.ACTIVE}
+        self._nodes = {name: node for name, node in self._nodes.items() if node.phase is BringUpPhase.ACTIVE}
         return True
 
-    def _enter(self, node: _Managed, phase: Phase) -> None:
+    def _enter(self, node: _Managed, phase: BringUpPhase) -> None:
         node.phase, node.since_s, node.refused_s = phase, self._now_s, None
-        if phase is Phase.ACTIVE:
+        if phase is BringUpPhase.ACTIVE:
             node.heard_s = self._now_s  # a transition may take long, and its node is silent meanwhile

@@ -16,12 +16,12 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 
-from dtvla.nodes.lifecycle.bring_up import BringUp, Limits, Request
+from dtvla.nodes.lifecycle.bring_up import BringUp, LifecycleRequest, TimeLimits
 
 STEP_S = 0.05
 _TRANSITIONS = {
-    Request.CONFIGURE: Transition.TRANSITION_CONFIGURE,
-    Request.ACTIVATE: Transition.TRANSITION_ACTIVATE,
+    LifecycleRequest.CONFIGURE: Transition.TRANSITION_CONFIGURE,
+    LifecycleRequest.ACTIVATE: Transition.TRANSITION_ACTIVATE,
 }
 
 
@@ -45,7 +45,7 @@ class LifecycleManager:
         self,
         node: Node,
         tell: Callable[[str], None] = lambda _: None,
-        limits: Limits | None = None,
+        limits: TimeLimits | None = None,
         *,
         follow: bool = False,
     ) -> None:
@@ -125,8 +125,8 @@ class LifecycleManager:
         elif isinstance(answer, ChangeState.Response):
             self._rule.has_moved(name, answer.success)
 
-    def _ask(self, name: str, request: Request) -> None:
-        if request is Request.GET_STATE:
+    def _ask(self, name: str, request: LifecycleRequest) -> None:
+        if request is LifecycleRequest.GET_STATE:
             client, message = self._clients[name, GetState], GetState.Request()
             if not client.service_is_ready():
                 return

@@ -15,7 +15,7 @@ from dtvla.nodes.common.diagnostics import Reporter
 from dtvla.nodes.common.lifecycle_node import declare
 from dtvla.nodes.common.parameters import LIFECYCLE_MANAGER, Refusal, validate
 from dtvla.nodes.common.process import run
-from dtvla.nodes.lifecycle.bring_up import HEARTBEAT_S, Limits
+from dtvla.nodes.lifecycle.bring_up import HEARTBEAT_S, TimeLimits
 from dtvla.nodes.lifecycle.lifecycle_manager import LifecycleManager
 
 PERIOD_S = 0.1
@@ -46,7 +46,7 @@ class LifecycleManagerNode(Node):
     def _begin(self) -> LifecycleManager:
         settings = validate(LIFECYCLE_MANAGER, declare(self, LIFECYCLE_MANAGER, read_only=True))
         limits_s = parse_nodes(settings.text("nodes"))
-        limits = Limits(settings.number("start_timeout_s"), settings.number("transition_timeout_s"))
+        limits = TimeLimits(settings.number("start_timeout_s"), settings.number("transition_timeout_s"))
         manager = LifecycleManager(self, self.get_logger().info, limits, follow=True)
         manager.bring_up(list(limits_s), limits_s)
         return manager
