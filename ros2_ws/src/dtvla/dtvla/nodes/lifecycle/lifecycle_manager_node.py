@@ -88,9 +88,9 @@ def parse_nodes(text: str) -> dict[str, float]:
     for item in filter(None, text.replace(" ", "").split(",")):
         match = _ITEM.fullmatch(item)
         try:
-            if match is None or match[1] in found:
+            if match is None or match[1] in found or (limit_s := float(match[2] or HEARTBEAT_S)) <= 0:
                 raise ValueError
-            found[match[1]] = float(match[2] or HEARTBEAT_S)
+            found[match[1]] = limit_s
         except ValueError:
             raise Refusal(
                 f"Parameter 'nodes' has '{item}'; it must list names of nodes, each once, such as "
