@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from dtvla.bringup import domains, shared_memory
-from dtvla.bringup.graph import EXECUTABLES
+from dtvla.bringup.graph import EXECUTABLES, GraphOptions
 from dtvla.bringup.launcher import command, environment
 from dtvla.nodes.common import qos
 from dtvla.nodes.common.conversions import image_message, to_time
@@ -35,13 +35,15 @@ SPECS = {node.name: node for node in EXECUTABLES}
 class NodeProcess:
     """One node of the graph as a process of its own, ended on leaving."""
 
-    def __init__(self, name: str, domain: int, folder: Path, **parameters: Any) -> None:
+    def __init__(
+        self, name: str, domain: int, folder: Path, *, namespace: str = "", **parameters: Any
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._started_s = time.time() - 1.0
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                command(SPECS[name], parameters),
+                command(SPECS[name], parameters, GraphOptions(bundle=Path(), namespace=namespace)),
                 env=environment(domain, folder),
                 start_new_session=True,
                 stdout=out,
