@@ -189,7 +189,6 @@ class Harness:
             self.processes[name].wait(END_S)
         sweep(self._began_s - 1.0)
         self._spawn(name, **parameters)
-        self.supervisor.await_successor(name)
         self.supervisor.bring_up([name])
 
     def spoil(self, topics: list[str], fault: str, value: float = 0.0) -> float:

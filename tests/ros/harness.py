@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from dtvla.bringup import domains, shared_memory
-from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.graph import EXECUTABLES, GraphOptions
 from dtvla.bringup.launcher import command, environment
 from dtvla.nodes.common import qos
 from dtvla.nodes.common.conversions import image_message, to_time
@@ -29,19 +29,21 @@ from dtvla_msgs.msg import ActionChunk
 PATIENCE_S = 60.0
 PERIOD_NS = 50_000_000
 BASE_FRAME = "panda_link0"
-SPECS = {node.name: node for node in GRAPH}
+SPECS = {node.name: node for node in EXECUTABLES}
 
 
 class NodeProcess:
     """One node of the graph as a process of its own, ended on leaving."""
 
-    def __init__(self, name: str, domain: int, folder: Path, **parameters: Any) -> None:
+    def __init__(
+        self, name: str, domain: int, folder: Path, *, namespace: str = "", **parameters: Any
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._started_s = time.time() - 1.0
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                command(SPECS[name], parameters),
+                command(SPECS[name], parameters, GraphOptions(bundle=Path(), namespace=namespace)),
                 env=environment(domain, folder),
                 start_new_session=True,
                 stdout=out,
@@ -128,8 +130,8 @@ def active(name: str, probe: Probe, domain: int, folder: Path, **parameters: obj
     """A configured and activated node process."""
     process = NodeProcess(name, domain, folder, **parameters)
     try:
-        probe.await_successor(name)  # discovery may still know one of that name which has ended
         probe.bring_up([name])
+        probe.expect(lambda: name in probe.reports, f"{name} does not report")
     except BaseException as error:
         process.__exit__(type(error), error, None)
         raise

@@ -154,6 +154,26 @@ def test_a_killed_policy_is_started_anew_where_that_is_wanted(start: Callable[..
     assert run.left_nothing()
 
 
+def test_a_policy_that_hangs_is_ended_and_started_anew(start: Callable[..., Run]) -> None:
+    run = start("up", "--no-simulator", "--no-show", "--respawn")
+    run.wait_for(lambda: "The graph runs" in run.text, "the graph does not come up")
+    victim = next(pid for pid in run.nodes() if b"dtvla.nodes.policy.policy_node" in _command_line(pid))
+    os.kill(victim, signal.SIGSTOP)
+    run.wait_for(lambda: run.text.count("activating policy_node") == 2, "no new policy is activated")
+    assert "policy_node has not reported for 10 s; it is ended." in run.text
+    run.process.send_signal(signal.SIGINT)
+    run.process.wait(PATIENCE_S)
+    assert run.left_nothing()
+
+
+def test_only_the_named_nodes_of_a_graph_are_started_and_brought_up(start: Callable[..., Run]) -> None:
+    run = start("up", "--only", "controller_node")
+    run.wait_for(lambda: "The graph runs" in run.text, "the graph does not come up")
+    (only,) = run.nodes()
+    assert b"dtvla.nodes.controller.controller_node" in _command_line(only)
+    assert run.end(signal.SIGINT) == 130
+
+
 def test_a_busy_domain_is_refused_in_words(start: Callable[..., Run]) -> None:
     with domains.reserve() as taken:
         run = start("up", "--domain", str(taken.domain))

@@ -17,7 +17,7 @@ from harness import SPECS, NodeProcess, Probe, probe_domain
 from rclpy.action import get_action_client_names_and_types_by_node, get_action_server_names_and_types_by_node
 from sensor_msgs.msg import Image
 
-from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.graph import EXECUTABLES, GraphOptions, managed
 from dtvla.bringup.ports import Ports, ports
 from dtvla.bringup.sros2 import RobotSite, grants
 
@@ -61,7 +61,7 @@ def used(probe: Probe, name: str) -> Used:
     return {(kind, topic) for kind, topic in found if "/_action/" not in topic}  # the inside of an action
 
 
-@pytest.mark.parametrize("name", [node.name for node in GRAPH])
+@pytest.mark.parametrize("name", [node.name for node in EXECUTABLES])
 def test_a_node_uses_exactly_what_the_table_says(name: str, random_bundle_path: Path, tmp_path: Path) -> None:
     wanted = expanded(name, RobotSite())
     seen: Used = set()
@@ -110,6 +110,9 @@ def needed(name: str, bundle: Path, folder: Path) -> dict[str, Any]:
         parameters["bundle"] = str(bundle)
     if name == "recorder_node":
         parameters["output"] = str(folder / "recording")
+    if name == "lifecycle_manager_node":
+        whole = GraphOptions(bundle=bundle, record=True, markers=True)
+        parameters["nodes"] = ",".join(managed(whole))
     return parameters
 
 

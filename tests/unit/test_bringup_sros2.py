@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.graph import EXECUTABLES, GRAPH
 from dtvla.bringup.launcher import command
 from dtvla.bringup.ports import CAMERA, OWN, Ports
 from dtvla.bringup.sros2 import RobotSite, enclave, grants, policy, remappings, write
@@ -45,11 +45,11 @@ def granted(site: RobotSite, path: str) -> Ports:
 
 
 def test_every_node_of_the_graph_stands_in_the_table_and_no_other() -> None:
-    missing = {node.name for node in GRAPH} - set(OWN)
+    missing = {node.name for node in EXECUTABLES} - set(OWN)
     assert not missing, (
         f"Add {missing} to OWN in dtvla/bringup/ports.py: what it publishes, subscribes to and serves."
     )
-    gone = set(OWN) - {node.name for node in GRAPH}
+    gone = set(OWN) - {node.name for node in EXECUTABLES}
     assert not gone, f"Take {gone} out of OWN in dtvla/bringup/ports.py: the graph has no such node."
 
 
@@ -72,7 +72,7 @@ def test_a_policy_has_the_form_that_ros2_security_takes(site: RobotSite) -> None
 
 def test_a_node_is_started_in_the_enclave_that_the_policy_names() -> None:
     paths = {grant.enclave for grant in grants(RobotSite())}
-    for node in GRAPH:
+    for node in EXECUTABLES:
         line = command(node, {})
         assert line[line.index("--enclave") + 1] == enclave(node.name)
         assert enclave(node.name) in paths

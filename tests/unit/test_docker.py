@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.graph import GraphOptions, selected
 from dtvla.policy.backends.opset_compatibility import needs_conversion
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,17 +200,15 @@ def test_the_policys_services_call_dtvla_with_options_that_exist() -> None:
         _check_command([_filled(word) for word in service["command"]])
 
 
-def test_the_simulated_robot_is_a_node_of_the_table_with_parameters_that_it_has() -> None:
-    (script,) = (_filled(text) for text in SERVICES["sim"]["command"])
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    (inline,) = re.findall(r"python -c '([^']*)'", script)
-    compile(inline, "compose.yaml", "exec")
-    (bridge,) = (node for node in GRAPH if node.option == "simulator")
-    assert f"exec .venv/bin/{bridge.executable} " in script
-    assert f'bring_up(["{bridge.name}"]' in inline
-    (file,) = re.findall(r"--params-file (\S+)", script)
-    (parameters,) = yaml.safe_load((ROOT / file).read_text()).values()
-    assert set(re.findall(r"-p (\w+):=", script)) <= set(parameters["ros__parameters"])
+def test_the_simulated_robot_is_the_graphs_bridge_alone_started_by_dtvla() -> None:
+    """No script, and no Python inside YAML: what brings it alive is what brings every graph alive."""
+    service = SERVICES["sim"]
+    assert "entrypoint" not in service  # the image's own: dtvla
+    command = [_filled(word) for word in service["command"]]
+    _check_command(command)
+    options = GraphOptions(bundle=Path(), only=command[command.index("--only") + 1])
+    assert [node.option for node in selected(options)] == ["simulator"]
+    assert int(command[command.index("--task") + 1]) == 0
 
 
 def test_all_services_meet_in_one_domain_and_one_network() -> None:
@@ -219,8 +217,10 @@ def test_all_services_meet_in_one_domain_and_one_network() -> None:
         # With LOCALHOST a container would hear only itself.
         assert service["environment"]["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET", name
         assert service["networks"] == ["graph"], name
-    command = SERVICES["policy"]["command"]
-    assert command[command.index("--domain") + 1] == "${ROS_DOMAIN_ID:-42}"
+    for name in ("policy", "sim"):
+        command = SERVICES[name]["command"]
+        assert command[command.index("--domain") + 1] == "${ROS_DOMAIN_ID:-42}", name
+        assert "--join" in command, name
 
 
 def test_only_what_needs_special_hardware_waits_for_a_profile() -> None:

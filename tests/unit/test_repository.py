@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dtvla.bringup.graph import GRAPH, GraphOptions
+from dtvla.bringup.graph import EXECUTABLES, GraphOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERFACES = ROOT / "ros2_ws/src/dtvla_msgs"
@@ -42,8 +42,8 @@ def _imports(path: Path) -> Iterator[str]:
 
 def test_every_node_of_the_table_is_an_executable_that_ros2_run_finds() -> None:
     scripts = {script.name: script.value for script in entry_points(group="console_scripts")}
-    assert {node.name: scripts.get(node.executable) for node in GRAPH} == {
-        node.name: f"{node.module}:main" for node in GRAPH
+    assert {node.name: scripts.get(node.executable) for node in EXECUTABLES} == {
+        node.name: f"{node.module}:main" for node in EXECUTABLES
     }
 
 

@@ -89,7 +89,7 @@ def nodes() -> str:
     )
 
 
-def parameters(schema: tuple[Parameter, ...]) -> str:
+def parameters(schema: Sequence[Parameter]) -> str:
     """The parameters of one node as a table."""
     return "\n".join(
         ["| parameter | default | what it does |", "|---|---|---|", *(_parameter(each) for each in schema)]

@@ -18,6 +18,7 @@ NODES = {
     "console_node": "viewers",
     "controller_node": "controller",
     "libero_bridge_node": "bridge",
+    "lifecycle_manager_node": "lifecycle",
     "policy_node": "policy",
     "reasoning_markers_node": "viewers",
     "reasoning_overlay_node": "viewers",

@@ -149,7 +149,7 @@ def _decode(kind: type, value: object) -> Any:
     """What msgspec does not know itself: paths. Its own words say what else came."""
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise ValueError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+    raise InputError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
 
 
 def _explained(error: msgspec.ValidationError, kind: Any, data: object, at: str) -> FieldError:

@@ -1,7 +1,7 @@
 """The one table of nodes: what runs, in which order it comes alive, and with which parameters.
 
-`launch/policy.launch.py` (real launch_ros) and the pip launcher (`dtvla up`) both read it, so the two
-cannot drift apart. Nothing here imports ROS.
+`launch/policy.launch.py` (real launch_ros) and the pip launcher (`dtvla up`) both read it, and both leave the
+bringing up to the lifecycle manager, so the two cannot drift apart. Nothing here imports ROS.
 """
 
 from __future__ import annotations
@@ -49,6 +49,14 @@ class NodeSpec:
         """Name of the console script that `ros2 run dtvla ...` and launch_ros start."""
         return self.name
 
+
+# Beside the others under `ros2 launch`; `dtvla up` manages them in its own process.
+MANAGER = NodeSpec(
+    "lifecycle_manager_node",
+    "dtvla.nodes.lifecycle.lifecycle_manager_node",
+    "brings the others alive in order and watches their heartbeats",
+    lifecycle=False,
+)
 
 # Configured and activated from top to bottom, stopped from bottom to top: the ones that listen come
 # first, the world that ticks comes last.
@@ -98,6 +106,7 @@ GRAPH = (
         heartbeat_s=60.0,
     ),
 )
+EXECUTABLES = (*GRAPH, MANAGER)
 
 
 def option(default: Any, sentence: str) -> Any:
@@ -166,6 +175,11 @@ class GraphOptions:
     markers: bool = option(
         False, "Publish markers and the overlay picture for rviz: the thought and the planned path."
     )
+    only: str = option(
+        "",
+        "Nodes that run here, comma-separated, when others run on other machines (libero_bridge_node: the "
+        "simulated robot alone). Default: all.",
+    )
     output: Path = field(default=Path("runs"), metadata={"sentence": "Where logs and recordings go."})
 
     def __post_init__(self) -> None:
@@ -179,6 +193,16 @@ class GraphOptions:
             raise InputError(f"'{self.namespace}' is no namespace: {RULE}.")
         self.camera_topics()
         self.arm_topics()
+        chosen = [node.name for node in GRAPH if _chosen(node, self)]
+        for name in self.only_nodes():
+            if name not in chosen:
+                raise InputError(
+                    f"only names '{name}'; with these options the graph has: {', '.join(chosen)}."
+                )
+
+    def only_nodes(self) -> list[str]:
+        """The names that `only` lists."""
+        return [name for name in self.only.replace(" ", "").split(",") if name]
 
     def camera_topics(self) -> dict[str, str]:
         """The topic of each camera that `cameras` names.
@@ -218,9 +242,19 @@ def sentences() -> dict[str, str]:
     return {each.name: each.metadata["sentence"] for each in fields(GraphOptions)}
 
 
+def _chosen(node: NodeSpec, options: GraphOptions) -> bool:
+    return node.option is None or bool(getattr(options, node.option))
+
+
 def selected(options: GraphOptions) -> list[NodeSpec]:
-    """The nodes that run under these options, in lifecycle order."""
-    return [node for node in GRAPH if node.option is None or getattr(options, node.option)]
+    """The nodes that run here under these options, in lifecycle order."""
+    only = options.only_nodes()
+    return [node for node in GRAPH if _chosen(node, options) and (not only or node.name in only)]
+
+
+def managed(options: GraphOptions) -> dict[str, float]:
+    """The nodes that are to be configured and activated, in this order, and their longest silences in s."""
+    return {node.name: node.heartbeat_s for node in selected(options) if node.lifecycle}
 
 
 def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
@@ -248,6 +282,7 @@ def overrides(options: GraphOptions) -> dict[str, dict[str, ParameterValue]]:
         },
         "controller_node": controller,
         "recorder_node": {"output": str(options.output)},
+        MANAGER.name: {"nodes": ",".join(f"{name}={limit:g}" for name, limit in managed(options).items())},
     }
     if options.simulator and options.robot != SIMULATOR:  # simulated cameras have no noise, and no delay
         decided["policy_node"] |= {"frozen_image_s": 0.0, "max_image_age_s": 0.0}

@@ -1,8 +1,9 @@
 """The node table as a launch description, for `ros2 launch` on a machine with a ROS installation.
 
 The twin of `dtvla.bringup.launcher`, which does the same with pip wheels only: both read
-`dtvla.bringup.graph`. The launch files in launch/ only choose defaults. Needs `launch` and `launch_ros`,
-which are not on PyPI.
+`dtvla.bringup.graph` and have the nodes brought alive by the same lifecycle manager, here as a process of
+its own. The launch files in launch/ only choose defaults. Needs `launch` and `launch_ros`, which are not on
+PyPI.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from launch.actions import (
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
+from launch_ros.actions import Node
 
 from dtvla.bringup.graph import (
+    MANAGER,
     GraphOptions,
     NodeSpec,
+    managed,
     overrides,
     parameter_files,
     remappings,
     selected,
     sentences,
 )
-from dtvla.bringup.launch_lifecycle import BringUp
 from dtvla.bringup.sros2 import enclave
 from dtvla.control.options import ARM_NAMES, ROBOT_NAMES, SIMULATOR
 from dtvla.errors import InputError
@@ -121,17 +123,8 @@ def _nodes(context: LaunchContext) -> list[Action]:
     texts = {field.name: given[field.name] for field in fields(GraphOptions) if field.name in given}
     values: dict[str, Any] = {name: parse_option(name, text) for name, text in texts.items()}
     options = GraphOptions(**values)
-    actions = {spec.name: _node(spec, options) for spec in selected(options)}
-    handlers: list[Action] = []
-    bring_up: BringUp | None = None
-    for spec in reversed(selected(options)):
-        if spec.lifecycle:
-            bring_up = BringUp(actions[spec.name], bring_up)
-            handlers += bring_up.handlers()
-    if bring_up is not None:
-        bring_up.permit()
-    # The handlers first: a process that starts at once must find them registered.
-    return [*handlers, *actions.values()]
+    specs = [*selected(options), *([MANAGER] if managed(options) else [])]
+    return [_node(spec, options) for spec in specs]
 
 
 def _rviz(context: LaunchContext) -> list[Action]:
@@ -153,23 +146,22 @@ def _rviz(context: LaunchContext) -> list[Action]:
 def _node(spec: NodeSpec, options: GraphOptions) -> Node:
     parameters = overrides(options).get(spec.name, {})
     again = options.respawn and spec.respawn
-    common = {
-        "package": "dtvla",
-        "executable": spec.executable,
-        "name": spec.name,
-        "namespace": options.namespace,
-        "parameters": [
+    return Node(
+        package="dtvla",
+        executable=spec.executable,
+        name=spec.name,
+        namespace=options.namespace,
+        parameters=[
             *map(str, parameter_files(spec, options.robot)),
             *([parameters] if parameters else []),
         ],
-        "remappings": remappings(spec, options),
-        "ros_arguments": ["--enclave", enclave(spec.name, options.namespace)],
-        "output": "screen",
-        "respawn": again,
-        "respawn_delay": RESPAWN_DELAY_S,
-        "on_exit": None if again else _end_with_it,  # an empty list makes launch 3.7 stumble
-    }
-    return LifecycleNode(**common) if spec.lifecycle else Node(**common)
+        remappings=remappings(spec, options),
+        ros_arguments=["--enclave", enclave(spec.name, options.namespace)],
+        output="screen",
+        respawn=again,
+        respawn_delay=RESPAWN_DELAY_S,
+        on_exit=None if again else _end_with_it,  # an empty list makes launch 3.7 stumble
+    )
 
 
 def _end_with_it(event: ProcessExited, context: LaunchContext) -> list[Action]:

@@ -23,6 +23,7 @@ from dtvla.bringup.graph import (
     GraphOptions,
     NodeSpec,
     ParameterValue,
+    managed,
     overrides,
     parameter_files,
     remappings,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from dtvla.nodes.lifecycle.graph_client import GraphClient
 
 END_TIMEOUT_S = 10.0
-PAUSE_S = 2.0  # between two looks at the children: longer, and we were the ones who stood still
 MOST_STARTS = 4  # of one node; more often, and something is wrong with it
 SETTLED_S = 60.0  # a younger file may belong to a process that is just about to map it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -107,8 +107,7 @@ class RunningGraph:
     children: list[Child] = field(default_factory=list)
     _supervisor: GraphClient | None = None
     _starts: Counter[str] = field(default_factory=Counter)
-    _looked_s: float = 0.0
-    _awake_s: float = 0.0
+    _silent: set[str] = field(default_factory=set)  # those that were told of
     _interrupted: bool = False
     _started_s: float = field(default_factory=lambda: time.time() - 1.0)
     _handlers: dict[int, Any] = field(default_factory=dict)
@@ -145,8 +144,7 @@ class RunningGraph:
         """
         if self._interrupted:
             raise Interrupted
-        if self.options.respawn:
-            self._end_those_that_hang()
+        self._look_after_silent_ones()
         for index, child in enumerate(self.children):
             status = child.process.poll()
             if status is not None:
@@ -164,12 +162,12 @@ class RunningGraph:
         self._logs.mkdir(parents=True, exist_ok=True)
         env = environment(self.domain, self._logs)
         os.environ.update({name: env[name] for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR")})
-        nodes = selected(self.options)
-        for node in nodes:
+        for node in selected(self.options):
             self.check()
             self.children.append(self._spawn(node))
         self._supervisor = GraphClient(self.domain, self.check, self.options.namespace)
-        self._supervisor.bring_up([node.name for node in nodes if node.lifecycle], self.progress)
+        limits_s = managed(self.options)
+        self._supervisor.bring_up(list(limits_s), self.progress, limits_s)
 
     @property
     def _logs(self) -> Path:
@@ -191,24 +189,20 @@ class RunningGraph:
         self.progress(f"{obituary[0]}; it is started anew.{obituary[1]}")
         sweep(self._started_s, stays=True)
         self.children[index] = self._spawn(spec)
-        supervisor.await_successor(spec.name)
-        supervisor.bring_up([spec.name], self.progress)
+        supervisor.manager.bring_up([spec.name])
 
-    def _end_those_that_hang(self) -> None:
-        """A process that reports nothing for too long is ended; what follows is as if it had died."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s > PAUSE_S:
-            self._awake_s = now_s
-        self._looked_s = now_s
-        heard_s = self._supervisor.heard_s if self._supervisor is not None else {}
+    def _look_after_silent_ones(self) -> None:
+        """Tells of a node that reports nothing; with `respawn` it is ended, as if it had died."""
+        silent = self._supervisor.manager.silent if self._supervisor is not None else {}
         for child in self.children:
-            last_s = heard_s.get(child.spec.name)
-            if last_s is not None and now_s - max(last_s, self._awake_s) > child.spec.heartbeat_s:
-                self.progress(
-                    f"{child.spec.name} has not reported for {child.spec.heartbeat_s:g} s; it is ended."
-                )
+            words = silent.get(child.spec.name)
+            if words is not None and self.options.respawn:
+                self.progress(f"{words}; it is ended.")
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
+            elif words is not None and child.spec.name not in self._silent:
+                self.progress(f"{words}.")
+        self._silent = set(silent)
 
     def _end(self) -> None:
         """Ends all processes: first asks, then insists; sweeps what killed ones left in shared memory."""

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from dtvla.bringup.graph import GraphOptions, NodeSpec, overrides
+from dtvla.bringup.graph import MANAGER, GraphOptions, NodeSpec, overrides
 
 CAMERA = "{camera}"  # stands for every camera of the robot
+NODE = "{node}"  # stands for every lifecycle node of the graph
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ OWN: Mapping[str, Ports] = {
         publishes=("/clock", "joint_states", "ee_pose", IMAGES, "instruction", "task_state"),
         subscribes=("controller/ee_delta", "target_pose", "gripper/target"),
         serves=("reset_scene",),
+    ),
+    MANAGER.name: Ports(
+        publishes=("/diagnostics",),
+        subscribes=("/diagnostics",),
+        calls=(f"{NODE}/change_state", f"{NODE}/get_state"),
     ),
 }
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dtvla.bringup.graph import GRAPH
-from dtvla.bringup.ports import CAMERA, EVERY_NODE, Ports, ports
+from dtvla.bringup.graph import EXECUTABLES, GRAPH, MANAGER
+from dtvla.bringup.ports import CAMERA, EVERY_NODE, NODE, Ports, ports
 from dtvla.errors import InputError
 from dtvla.nodes.common.names import NAME, RULE, TOPIC
 from dtvla.policy.options import CAMERAS
@@ -92,11 +92,14 @@ def enclave(node: str, namespace: str = "") -> str:
 def grants(site: RobotSite) -> list[Grant]:
     """What each node of the graph may do, the operator last."""
     found = []
-    for node in GRAPH:
+    for node in EXECUTABLES:
         if site.robots and node.name == SERVES_MANY:
             found.append(Grant(_absolute(site.namespace), node.name, _for_robots(ports(node), site)))
             continue
-        for robot in site.robots or ("",):
+        robots = site.robots or ("",)
+        if node is MANAGER:  # also one beside the policy node that serves them all
+            robots = tuple(dict.fromkeys((*robots, "")))
+        for robot in robots:
             place = _absolute(f"{site.namespace}/{robot}")
             found.append(Grant(place, node.name, _named(ports(node), site)))
     return [*found, _operator(found, site)]
@@ -186,9 +189,11 @@ def _named(common: Ports, site: RobotSite) -> Ports:
 
 
 def _expand(names: Sequence[str], site: RobotSite) -> Iterator[str]:
+    stand_for = {CAMERA: site.cameras, NODE: [node.name for node in GRAPH if node.lifecycle]}
     for name in names:
-        for camera in site.cameras if CAMERA in name else ("",):
-            filled = name.replace(CAMERA, camera)
+        place = next((place for place in stand_for if place in name), None)
+        for word in stand_for[place] if place else ("",):
+            filled = name.replace(place, word) if place else name
             yield site.remappings.get(filled, filled)
 
 

@@ -35,6 +35,7 @@ class Up(ReservedDomain):
     markers: Annotated[bool, graph_option("markers")] = False
     simulator: Annotated[bool, graph_option("simulator")] = True
     show: Annotated[bool, graph_option("console")] = True
+    only: Annotated[str, graph_option("only")] = ""
     output: Path = Path("runs/up")
     """Where logs and recordings go (a folder per run is made in it)."""
 
@@ -68,6 +69,7 @@ def up(options: Annotated[Up, FLAT]) -> int:
         console=options.show,
         record=options.record,
         markers=options.markers,
+        only=options.only,
         output=fresh_folder(options.output),
     )
     with domains.reserve(options.domain, join=options.join) as reservation:
@@ -76,7 +78,7 @@ def up(options: Annotated[Up, FLAT]) -> int:
             f"To look in: export ROS_DOMAIN_ID={reservation.domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST"
         )
         with RunningGraph(graph, reservation.domain, tell) as running:
-            if not (options.show and options.simulator):  # else the thoughts say so
+            if options.only or not (options.show and options.simulator):  # else the thoughts say so
                 console.print("The graph runs. Ctrl-C ends it.")
             running.watch()
     return OK

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from dtvla.errors import DtvlaError
@@ -135,12 +136,8 @@ class GraphNode(LifecycleNode):
 
     def _declare(self) -> dict[str, object]:
         if not self._declared:
-            for item in self.schema:
-                words = f"{item.sentence} [{item.bounds}{' ' + item.unit if item.unit else ''}]"
-                # dynamic_typing: a wrong type then reaches our own check, which answers with a sentence
-                descriptor = ParameterDescriptor(description=words, dynamic_typing=True)
-                self.declare_parameter(item.name, item.default, descriptor)
             self._declared = True
+            return declare(self, self.schema)
         return {item.name: self.get_parameter(item.name).value for item in self.schema}
 
     def _refuse_late_changes(self, parameters: list[RosParameter]) -> SetParametersResult:
@@ -151,6 +148,16 @@ class GraphNode(LifecycleNode):
             reason = f"'{late[0]}' is read when the node is configured. Deactivate and clean up first."
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
+
+
+def declare(node: Node, schema: Schema, *, read_only: bool = False) -> dict[str, object]:
+    """Declares all parameters of a schema; returns their values as they were given, unchecked."""
+    for item in schema:
+        words = f"{item.sentence} [{item.bounds}{' ' + item.unit if item.unit else ''}]"
+        # dynamic_typing: a wrong type then reaches our own check, which answers with a sentence
+        descriptor = ParameterDescriptor(description=words, dynamic_typing=True, read_only=read_only)
+        node.declare_parameter(item.name, item.default, descriptor)
+    return {item.name: node.get_parameter(item.name).value for item in schema}
 
 
 def describe(error: Exception) -> str:

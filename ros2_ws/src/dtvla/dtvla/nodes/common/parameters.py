@@ -318,6 +318,25 @@ REASONING_OVERLAY = (
     SILENCE,
 )
 
+LIFECYCLE_MANAGER = (
+    Parameter(
+        "nodes",
+        "controller_node,policy_node",
+        "Nodes in the order of activation, comma-separated; NAME=SECONDS: its longest silence (else 10).",
+    ),
+    Parameter(
+        "start_timeout_s", 60.0, "A node that does not answer for so long has not started.", "s", 1.0, 3600.0
+    ),
+    Parameter(
+        "transition_timeout_s",
+        120.0,
+        "Longest time to configure a node, and to activate it.",
+        "s",
+        1.0,
+        3600.0,
+    ),
+)
+
 SCHEMAS: dict[str, Schema] = {
     "libero_bridge_node": LIBERO_BRIDGE,
     "policy_node": POLICY,
@@ -325,4 +344,5 @@ SCHEMAS: dict[str, Schema] = {
     "recorder_node": RECORDER,
     "reasoning_markers_node": REASONING_MARKERS,
     "reasoning_overlay_node": REASONING_OVERLAY,
+    "lifecycle_manager_node": LIFECYCLE_MANAGER,
 }

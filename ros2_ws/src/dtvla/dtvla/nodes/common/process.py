@@ -32,7 +32,11 @@ def end_with_launcher() -> None:
 
 
 def run(make_node: Callable[[], Node]) -> int:
-    """Spins the node until SIGINT or SIGTERM; returns the exit status."""
+    """Spins the node until SIGINT or SIGTERM, or until it ends ROS itself.
+
+    Returns:
+        the exit status: the node's attribute `status` where it has one, else 0.
+    """
     end_with_launcher()
     try:
         rclpy.init()
@@ -62,7 +66,7 @@ def run(make_node: Callable[[], Node]) -> int:
         rclpy.try_shutdown()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nor Python's own end, which resets other handlers
         gc.collect()  # an interrupted simulator must go before the GL library ends, not after
-    return 0
+    return int(getattr(node, "status", 0))
 
 
 def _spin(executor: SingleThreadedExecutor, node: Node) -> None:

@@ -1,28 +1,25 @@
-"""The launcher's own node in the graph: lifecycle transitions, diagnostics, episodes."""
+"""The launcher's own node in the graph: brings the others alive, watches them, and starts episodes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from dtvla.errors import DtvlaError
 from dtvla.nodes.common import qos
+from dtvla.nodes.lifecycle.bring_up import START_TIMEOUT_S, TRANSITION_TIMEOUT_S
+from dtvla.nodes.lifecycle.lifecycle_manager import LifecycleManager
 from dtvla_msgs.msg import ActionChunk, TaskState
 from dtvla_msgs.srv import ResetScene
 
-START_TIMEOUT_S = 60.0
-TRANSITION_TIMEOUT_S = 120.0
 POLL_S = 0.1
-LAST_WORDS_S = 1.0
 
 
 class BringUpError(DtvlaError, RuntimeError):
@@ -50,15 +47,17 @@ class GraphClient:
         self.node = rclpy.create_node("dtvla_launcher", context=self._context, namespace=namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._prefix = self.node.get_namespace().strip("/")
-        self.reports: dict[str, DiagnosticStatus] = {}
-        self.heard_s: dict[str, float] = {}  # when each node reported last, monotonic
+        self.manager = LifecycleManager(self.node)
         self.state: TaskState | None = None
         self.latencies_s: list[float] = []
         self._counted_id = 0
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
         self.node.create_subscription(TaskState, "task_state", self._on_state, qos.LATCHED)
         self.node.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, qos.COMMAND)
+
+    @property
+    def reports(self) -> dict[str, DiagnosticStatus]:
+        """The last report of each node that has reported."""
+        return self.manager.reports
 
     def close(self) -> None:
         """Leaves the graph."""
@@ -67,9 +66,16 @@ class GraphClient:
         rclpy.try_shutdown(context=self._context)
 
     def spin(self, seconds: float = POLL_S) -> None:
-        """Handles what has come in, for at most `seconds`."""
+        """Handles what has come in, for at most `seconds`.
+
+        Raises:
+            BringUpError: a node that is being brought up does not come, or refuses.
+        """
         self._check()
         self._executor.spin_once(timeout_sec=seconds)
+        self.manager.step()
+        if failure := self.manager.take_failure():
+            raise BringUpError(failure)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Spins until the condition holds; False when the time is over first."""
@@ -80,52 +86,42 @@ class GraphClient:
             self.spin()
         return True
 
-    def call(self, kind: type, service: str, requests: Any, timeout_s: float) -> Any:
+    def call(self, kind: type, service: str, request: Any, timeout_s: float) -> Any:
         """Calls a service and returns its response.
 
         Raises:
             BringUpError: no such service, or no answer in time.
         """
-        return self.call_all(kind, {service: requests}, timeout_s)[service]
-
-    def call_all(self, kind: type, requests: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Calls several services of one type at the same time; returns the responses by service name."""
-        clients = {name: self.node.create_client(kind, name) for name in requests}
+        client = self.node.create_client(kind, service)
         try:
-            for name, client in clients.items():
-                if not self.wait(client.service_is_ready, START_TIMEOUT_S):
-                    raise BringUpError(f"The service {name} did not appear within {START_TIMEOUT_S:g} s.")
-            futures = {name: client.call_async(requests[name]) for name, client in clients.items()}
-            for name, future in futures.items():
-                if not self.wait(future.done, timeout_s):
-                    raise BringUpError(f"The service {name} did not answer within {timeout_s:g} s.")
-            return {name: future.result() for name, future in futures.items()}
+            if not self.wait(client.service_is_ready, START_TIMEOUT_S):
+                raise BringUpError(f"The service {service} did not appear within {START_TIMEOUT_S:g} s.")
+            future = client.call_async(request)
+            if not self.wait(future.done, timeout_s):
+                raise BringUpError(f"The service {service} did not answer within {timeout_s:g} s.")
+            return future.result()
         finally:
-            for client in clients.values():
-                self.node.destroy_client(client)
+            self.node.destroy_client(client)
 
-    def bring_up(self, nodes: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> None:
+    def bring_up(
+        self,
+        nodes: Sequence[str],
+        tell: Callable[[str], None] = lambda _: None,
+        heartbeats_s: Mapping[str, float] | None = None,
+    ) -> None:
         """Configures all nodes (at the same time) and activates them (in the given order).
+
+        Args:
+            nodes: their names. They have just been started.
+            tell: told in words what is being waited for, now and later.
+            heartbeats_s: how long a node may be silent once it is active, where it is not `HEARTBEAT_S`.
 
         Raises:
             BringUpError: with the node's own sentence.
         """
-        progress("loading " + ", ".join(nodes))
-        self._transition(nodes, Transition.TRANSITION_CONFIGURE)
-        for name in nodes:
-            progress(f"activating {name}")
-            self._transition([name], Transition.TRANSITION_ACTIVATE)
-
-    def await_successor(self, name: str) -> None:
-        """Waits for the first report of a node that was started anew; discovery still knows the dead one.
-
-        Raises:
-            BringUpError: it does not come.
-        """
-        self.reports.pop(name, None)
-        self.heard_s.pop(name, None)
-        if not self.wait(lambda: name in self.reports, START_TIMEOUT_S):
-            raise BringUpError(f"{name} was started anew and did not report within {START_TIMEOUT_S:g} s.")
+        self.manager.bring_up(nodes, heartbeats_s, tell)
+        while self.manager.busy:
+            self.spin()
 
     def reset_scene(self, suite: str, task: int, seed: int) -> ResetScene.Response:
         """Starts an episode.
@@ -138,27 +134,6 @@ class GraphClient:
         if not response.success:
             raise BringUpError(response.message)
         return response
-
-    def _transition(self, nodes: Sequence[str], transition: int) -> None:
-        request = ChangeState.Request(transition=Transition(id=transition))
-        requests = {f"{name}/change_state": request for name in nodes}
-        for service, response in self.call_all(ChangeState, requests, TRANSITION_TIMEOUT_S).items():
-            if not response.success:
-                raise BringUpError(self._last_words(service.split("/")[0]))
-
-    def _last_words(self, name: str) -> str:
-        """The sentence with which a node refused, from its diagnostics."""
-        self.wait(
-            lambda: name in self.reports and self.reports[name].level != DiagnosticStatus.OK, LAST_WORDS_S
-        )
-        report = self.reports.get(name)
-        return report.message if report is not None else f"{name} refused to start; its log says why."
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = status.name.removeprefix(f"{self._prefix}/") if self._prefix else status.name
-            self.reports[name] = status
-            self.heard_s[name] = time.monotonic()
 
     def _on_state(self, message: TaskState) -> None:
         self.state = message

@@ -247,7 +247,7 @@ def read_record(stream: IO[bytes], at: int) -> McapRecord | None:
         record.write(again)
     except (McapError, struct.error, ValueError, OverflowError):
         return None
-    return record if again.end()[HEAD.size :] == content else None
+    return record if again.end()[HEAD.size :] == content else None  # type: ignore[no-untyped-call]
 
 
 def _lengths_agree(code: int, length: int, beginning: bytes) -> bool:
