@@ -106,6 +106,20 @@ def test_the_operator_may_stop_an_arm_and_release_it_and_bring_every_node_up() -
     assert "/cell/policy/action_chunk" not in allowed.publishes
 
 
+def test_the_lifecycle_manager_may_change_states_and_report_and_nothing_else() -> None:
+    allowed = granted(RobotSite("cell"), "/cell/lifecycle_manager_node")
+    managed = [node.name for node in GRAPH if node.lifecycle]
+    wanted = {f"{name}/{service}" for name in managed for service in ("change_state", "get_state")}
+    assert set(allowed.calls) == wanted
+    assert set(allowed.publishes) == {"/diagnostics", "/rosout", "/parameter_events"}
+    assert allowed.subscribes == ("/diagnostics",)
+
+
+def test_one_policy_node_of_several_robots_has_a_manager_beside_it() -> None:
+    paths = {grant.enclave for grant in grants(RobotSite("cell", ("left", "right")))}
+    assert {f"/cell/{place}lifecycle_manager_node" for place in ("", "left/", "right/")} <= paths
+
+
 def test_a_namespace_lies_before_every_relative_name() -> None:
     site = RobotSite("/hall/cell/")
     controller = next(grant for grant in grants(site) if grant.node == "controller_node")
