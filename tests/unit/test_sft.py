@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from dtvla.policy.action_tokenizer import ActionTokenizer, Normaliser
 from dtvla.policy.decoding import act_one_by_one, prefill
 from dtvla.policy.prompt import prompt_ids
 from dtvla.policy.token_layout import NEVER, Bounds
 from training.collect import save_episode
+from training.common.parallel import layers
 from training.common.run_checkpoints import Checkpoints, TrainingError
 from training.common.settings import SettingsError, configs, load, parse
 from training.datasets.augment import augment
@@ -329,6 +333,24 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         compute_losses(model, _collator()[0].batch([ROW]), 5.0).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert furthest(gradients[0], gradients[1]) < 1e-6
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def _note(calls: list[nn.Module], module: nn.Module, *_: object) -> None:
+    calls.append(module)
+
+
+def test_gradient_checkpointing_computes_each_layer_twice_and_leaves_all_names_alone() -> None:
+    names = []
+    for flag, passes in ((False, 1), (True, 2)):
+        model = make_trainable_model(ModelSettings(gradient_checkpointing=flag), 3).model
+        calls: list[nn.Module] = []
+        for layer in layers(model):
+            layer.mlp.register_forward_pre_hook(partial(_note, calls))
+        compute_losses(model, _collator()[0].batch([ROW]), 5.0).loss.backward()
+        assert {calls.count(layer.mlp) for layer in layers(model)} == {passes}
+        names.append(([name for name, _ in model.named_parameters()], list(get_model_state_dict(model))))
+    assert names[0] == names[1]
 
 
 def test_a_part_with_learning_rate_0_stays_as_it_is() -> None:

@@ -1,8 +1,12 @@
 """Muon in float32: momentum whose update is orthogonalised, for the matrices of a network.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic has to emulate.
-Method: K. Jordan et al., "Muon: an optimizer
-for hidden layers in neural networks" (2024); scale of the update after Liu et al., arXiv 2502.16982.
+`torch.optim.Muon` has the same update and, with `match_rms_adamw`, the same scale, but it orthogonalises in
+bfloat16, which a CPU without bfloat16 arithmetic has to emulate: on one core its step took 26 to 40 times as
+long (matrices of 256 x 256 to 960 x 960), and the directions differed by 1 % of their norm. Nor do processes
+share its work.
+
+Method: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); scale of the
+update after Liu et al., arXiv 2502.16982.
 """
 
 from __future__ import annotations

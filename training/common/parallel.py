@@ -6,15 +6,14 @@ import atexit
 import os
 import time
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.distributed._composable import checkpoint
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from training.model.deepthinkvla import DeepThinkVLA
 
@@ -88,9 +87,14 @@ def gathered(value: Any) -> list[Any]:
 
 
 def recompute_layers(model: DeepThinkVLA) -> None:
-    """Layers forget their activations and compute them again in the backward pass."""
+    """Layers forget their activations and compute them again in the backward pass.
+
+    By torch's composable activation checkpointing, which sets hooks on a layer. Its `checkpoint_wrapper` puts
+    another module around it: state dicts take that out of their names again, but `named_parameters` of the
+    model, by which the optimisers tell the parts of the model, does not.
+    """
     for layer in layers(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        checkpoint(layer)
 
 
 def layers(model: DeepThinkVLA) -> list[nn.Module]:

@@ -2,6 +2,10 @@
 
 The frozen matrix W acts together with (alpha / rank) B A. B begins at zero, so that the first step starts at
 the loaded model; checkpoints hold the sum, as every other tool expects them.
+
+Not by `peft`: its layers keep the frozen matrix under another name (`base_layer.weight`), where readers of
+the published names would not find it; its `merge_and_unload` takes the adapters out of the model that is
+being trained, where we write merged checkpoints of a model that trains on; and it needs accelerate.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from training.common.run_checkpoints import (
     save_trainer,
     writing,
 )
+from training.common.schedules import cosine_share
 from training.model.deepthinkvla import DeepThinkVLA
 from training.model.hf_checkpoint import load_policy, resolve, save_policy
 from training.model.onednn import use_onednn
@@ -308,8 +308,7 @@ def train(settings: Rl, console: Console, make: Make | None = None) -> None:
 def learning_rate(settings: Rl, iteration: int) -> float:
     """A cosine without warm-up, one step per iteration."""
     own = settings.optimiser
-    progress = min(1.0, iteration / settings.iterations)
-    return own.lr * (own.final_lr + (1 - own.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return own.lr * cosine_share(iteration, settings.iterations, 0, own.final_lr)
 
 
 def evaluation_jobs(settings: Rl) -> list[RolloutJob]:

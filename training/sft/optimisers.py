@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from training.common.muon import Muon
+from training.common.schedules import cosine_share
 from training.sft.models import part_of, trained
 from training.sft.settings import OptimiserSettings
 
@@ -66,15 +66,9 @@ def make_optimisers(settings: OptimiserSettings, model: nn.Module) -> list[Optim
 def factor(settings: OptimiserSettings, step: int, steps: int) -> float:
     """The learning rates' common factor at a step.
 
-    A linear warm-up from 1 / (warmup + 1), then a cosine to `final_share` (reference:
-    sft/sft_trainer.py:get_cosine_with_min_lr_schedule_with_warmup_align_jax).
+    The reference's schedule (sft/sft_trainer.py:get_cosine_with_min_lr_schedule_with_warmup_align_jax).
     """
-    if step < settings.warmup:
-        first = 1 / (settings.warmup + 1)
-        return first + (1 - first) * step / settings.warmup
-    progress = min(1.0, (step - settings.warmup) / max(1, steps - settings.warmup))
-    share = settings.final_share
-    return share + (1 - share) * 0.5 * (1 + math.cos(math.pi * progress))
+    return cosine_share(step, steps, settings.warmup, settings.final_share)
 
 
 def set_rates(optimisers: list[Optimizer], share: float) -> None:

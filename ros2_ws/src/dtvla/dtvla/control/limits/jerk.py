@@ -3,6 +3,10 @@
 The invariant: at every moment a way to come to rest is known that keeps all limits. A new request is
 followed for one tick only if such a way is also known from where that tick ends; otherwise the known
 way is followed. So no request, whatever it is, can lead to a place from which only a violation leads on.
+
+Not by Ruckig, which plans time-optimal ways to a goal within limits of each axis: ours bound the length of
+the vectors, so that no direction is slower than another; and it follows a signal, a new request at every
+tick, which Ruckig does in its closed edition only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""What the policy node has seen: the newest picture of every camera, paired by their stamps. No ROS."""
+"""What the policy node has seen: the newest picture of every camera, paired by their stamps. No ROS.
+
+Not by `message_filters`: its approximate synchroniser hands over every set that fits, out of queues, where a
+policy that thinks for seconds wants the newest one when it asks, and it tells nobody that a camera is silent,
+frozen, or too far from the others, which has to stand in the diagnostics.
+"""
 
 from __future__ import annotations
 
