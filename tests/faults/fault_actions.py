@@ -150,13 +150,13 @@ def send_off(context: Context) -> None:
 
 
 def huge_instruction(context: Context) -> float:
-    context.facts["instruction"] = context.harness.supervisor.state.instruction  # type: ignore[union-attr]
+    context.facts["instruction"] = context.harness.client.state.instruction  # type: ignore[union-attr]
     return intrude("huge_instruction", context)
 
 
 def _say(context: Context, words: str) -> None:
     """An instruction on the topic, as an operator gives it."""
-    node = context.harness.supervisor.node
+    node = context.harness.client.node
     publisher = node.create_publisher(String, "instruction", qos.LATCHED)
     context.harness.await_(lambda: publisher.get_subscription_count() > 0, 10.0)
     publisher.publish(String(data=words))
@@ -278,7 +278,7 @@ def remember_bag(context: Context) -> float:
 # --- a provider that fails --------------------
 def provoke(context: Context) -> float:
     """Says the word on which the spoilt graph fails."""
-    context.facts["instruction"] = context.harness.supervisor.state.instruction  # type: ignore[union-attr]
+    context.facts["instruction"] = context.harness.client.state.instruction  # type: ignore[union-attr]
     begin = time.time()
     _say(context, TRIGGER)
     return begin

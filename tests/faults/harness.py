@@ -133,7 +133,7 @@ class Harness:
             max_steps=1000,
             output=self.folder / "recording",
         )
-        self.supervisor = GraphClient(self.domain, self._look)
+        self.client = GraphClient(self.domain, self._look)
         self.monitor = Monitor(self.domain, arm=self.arm)
         try:
             if self.in_the_middle:
@@ -143,7 +143,7 @@ class Harness:
                     helper.answer()
             for name in self.nodes:
                 self._spawn(name)
-            self.supervisor.bring_up(list(self.nodes))
+            self.client.bring_up(list(self.nodes))
         except BaseException:
             self.close()
             raise
@@ -169,7 +169,7 @@ class Harness:
             helper.end()
         self._proxies.clear()
         self.monitor.close()
-        self.supervisor.close()
+        self.client.close()
         sweep(self._began_s - 1.0)
 
     def signal(self, name: str, number: int) -> None:
@@ -189,7 +189,7 @@ class Harness:
             self.processes[name].wait(END_S)
         sweep(self._began_s - 1.0)
         self._spawn(name, **parameters)
-        self.supervisor.bring_up([name])
+        self.client.bring_up([name])
 
     def spoil(self, topics: list[str], fault: str, value: float = 0.0) -> float:
         """Tells the process in the middle what to do; returns from when on it does."""
@@ -205,13 +205,13 @@ class Harness:
     def begin_episode(self) -> None:
         """A scene, with a seed of its own."""
         self._seed += 1
-        self.supervisor.reset_scene("embedded", self._seed % 3, self._seed)
+        self.client.reset_scene("embedded", self._seed % 3, self._seed)
 
     def spin(self, seconds: float) -> None:
         """Lets time pass."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            self.supervisor.spin(min(left, 0.02))
+            self.client.spin(min(left, 0.02))
 
     def await_motion(self, timeout_s: float = 60.0, since_s: float | None = None) -> float | None:
         """Waits until a command moves the arm (after `since_s`, Unix time); its time or None."""
@@ -259,7 +259,7 @@ class Harness:
 
     def _look(self) -> None:
         """Notes complaints, with the time of the newest one; figures in them do not make them others."""
-        for name, status in list(self.supervisor.reports.items()):
+        for name, status in list(self.client.reports.items()):
             if status.level != DiagnosticStatus.OK:
                 key = f"{name}: {re.sub(r'[-+]?[0-9][0-9.e+]*', '#', status.message)}"
                 self.complaints[key] = (time.time(), f"{name}: {status.message}")

@@ -236,14 +236,14 @@ def launcher_faults(folder: Path, tell: Callable[[str], None]) -> Iterator[Resul
         tell(what)
         with domains.reserve() as reservation, contextlib.ExitStack() as stack:
             graph = stack.enter_context(RunningGraph(options, reservation.domain))
-            supervisor = graph.supervisor
+            client = graph.client
             child = next(child for child in graph.children if child.spec.name == node)
-            latencies = supervisor.latencies_s
-            supervisor.wait(partial(_more_than, latencies, 2), RECOVER_S)
+            latencies = client.latencies_s
+            client.wait(partial(_more_than, latencies, 2), RECOVER_S)
             child.process.kill()
             begin_s = time.time()
             try:
-                came = supervisor.wait(partial(_more_than, latencies, len(latencies) + 2), RECOVER_S)
+                came = client.wait(partial(_more_than, latencies, len(latencies) + 2), RECOVER_S)
                 result.recovery_s = time.time() - begin_s
                 result.notes.append("started anew by the launcher")
                 if not came:

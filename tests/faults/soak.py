@@ -136,21 +136,21 @@ def measure(minutes: float, folder: Path, console: Console) -> Series:
 
 
 def _watch(harness: Harness, series: Series, length_s: float, tell: object) -> None:
-    start_s, supervisor = time.monotonic(), harness.supervisor
+    start_s, client = time.monotonic(), harness.client
     next_s, next_task_s, task, counted = 0.0, 0.0, -1, 0
     episode, seed = None, 30_000
     while (at := time.monotonic() - start_s) < length_s:
         if at >= next_task_s:
             task, seed = task + 1, seed + 1000
-            supervisor.reset_scene("embedded", task % TASKS, seed)
+            client.reset_scene("embedded", task % TASKS, seed)
             series.tasks.append(at)
             warming = len(series.tasks) < TASKS
             next_task_s += WARM_UP * length_s / TASKS if warming else max(TASK_S, length_s / 12)
         harness.spin(0.2)
-        latencies = supervisor.latencies_s
+        latencies = client.latencies_s
         series.latencies += [(at, latency) for latency in latencies[counted:]]
         counted = len(latencies)
-        state = supervisor.state
+        state = client.state
         if state is not None and (state.task, state.episode) != episode:
             episode = (state.task, state.episode)
             series.episodes += 1

@@ -22,23 +22,23 @@ EPISODE_S = 240.0
 STEPS = 30
 
 
-def play(supervisor: GraphClient, seed: int) -> tuple[bool, str]:
+def play(client: GraphClient, seed: int) -> tuple[bool, str]:
     """Whether an episode of the first task was solved, and the bridge's hash over all of its states."""
-    episode = supervisor.reset_scene("embedded", 0, seed).episode
+    episode = client.reset_scene("embedded", 0, seed).episode
 
     def over() -> bool:
-        state = supervisor.state
+        state = client.state
         return state is not None and state.episode == episode and state.done
 
-    assert supervisor.wait(over, EPISODE_S), "the episode does not end"
-    assert supervisor.state is not None
-    wanted = {"episode": str(episode), "step": str(supervisor.state.step)}
+    assert client.wait(over, EPISODE_S), "the episode does not end"
+    assert client.state is not None
+    wanted = {"episode": str(episode), "step": str(client.state.step)}
 
     def figures() -> dict[str, str]:
-        return {item.key: item.value for item in supervisor.reports["libero_bridge_node"].values}
+        return {item.key: item.value for item in client.reports["libero_bridge_node"].values}
 
-    assert supervisor.wait(lambda: wanted.items() <= figures().items(), EPISODE_S)
-    return supervisor.state.success, figures()["state_sha256"]
+    assert client.wait(lambda: wanted.items() <= figures().items(), EPISODE_S)
+    return client.state.success, figures()["state_sha256"]
 
 
 def graph(domain: int, folder: Path, max_steps: int) -> RunningGraph:
@@ -57,9 +57,9 @@ def test_the_shipped_policy_solves_a_task_through_target_poses_within_the_arms_l
     targets: list[PoseStamped] = []
     with probe_domain() as (_, domain):
         with graph(domain, tmp_path, 260) as running:
-            node = running.supervisor.node
+            node = running.client.node
             node.create_subscription(PoseStamped, f"/{TARGET}", targets.append, QoSProfile(depth=200))
-            solved, _ = play(running.supervisor, seed=10000)
+            solved, _ = play(running.client, seed=10000)
         assert solved
         places = np.array([(t.pose.position.x, t.pose.position.y, t.pose.position.z) for t in targets])
         assert len(places) > 100
@@ -70,5 +70,5 @@ def test_the_shipped_policy_solves_a_task_through_target_poses_within_the_arms_l
 
 def test_two_runs_through_target_poses_agree_in_every_bit(tmp_path: Path) -> None:
     with probe_domain() as (_, domain), graph(domain, tmp_path, STEPS) as running:
-        first, second, other = (play(running.supervisor, seed)[1] for seed in (3, 3, 4))
+        first, second, other = (play(running.client, seed)[1] for seed in (3, 3, 4))
     assert first == second != other

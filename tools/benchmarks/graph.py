@@ -181,11 +181,11 @@ def _measure_lockstep(
     graph_s = bare_s = 0.0
     try:
         with RunningGraph(options, domain, progress) as graph:
-            phases = _listen_to_phases(graph.supervisor)
+            phases = _listen_to_phases(graph.client)
             for number in range(rounds):
                 seed = options.seed + number
                 progress(f"lockstep against bare loop, round {number + 1} of {rounds}")
-                graph_s += _graph_round(graph.supervisor, options.suite, seed, steps)
+                graph_s += _graph_round(graph.client, options.suite, seed, steps)
                 here.send(seed)
                 while not here.poll(0.1):
                     graph.check()
@@ -202,22 +202,20 @@ def _measure_lockstep(
     report.bare_steps_per_s = round(rounds * steps / bare_s, 2)
 
 
-def _graph_round(supervisor: GraphClient, suite: str, seed: int, steps: int) -> float:
+def _graph_round(client: GraphClient, suite: str, seed: int, steps: int) -> float:
     """One episode of `steps` steps through the graph; returns its seconds, the reset not counted."""
-    episode = supervisor.reset_scene(suite, TASK, seed).episode
+    episode = client.reset_scene(suite, TASK, seed).episode
     started = time.monotonic()
-    done = supervisor.wait(
-        lambda: (
-            supervisor.state is not None and supervisor.state.episode == episode and supervisor.state.done
-        ),
+    done = client.wait(
+        lambda: client.state is not None and client.state.episode == episode and client.state.done,
         ANSWER_TIMEOUT_S + steps,
     )
     if not done:
         raise RuntimeError(
-            f"The episode did not end. Reports: {[r.message for r in supervisor.reports.values()]}"
+            f"The episode did not end. Reports: {[r.message for r in client.reports.values()]}"
         )
-    assert supervisor.state is not None
-    return (time.monotonic() - started) * steps / max(int(supervisor.state.step), 1)
+    assert client.state is not None
+    return (time.monotonic() - started) * steps / max(int(client.state.step), 1)
 
 
 def _bare_worker(pipe: Connection, bundle: str, suite: str, steps: int) -> None:
@@ -239,7 +237,7 @@ def _bare_worker(pipe: Connection, bundle: str, suite: str, steps: int) -> None:
         pipe.send(time.monotonic() - started)
 
 
-def _listen_to_phases(supervisor: GraphClient) -> dict[str, list[float]]:
+def _listen_to_phases(client: GraphClient) -> dict[str, list[float]]:
     """Lists of phase latencies in ms that grow with every decision the policy node reports."""
     from diagnostic_msgs.msg import DiagnosticArray
 
@@ -255,7 +253,7 @@ def _listen_to_phases(supervisor: GraphClient) -> dict[str, list[float]]:
         for phase in TIMINGS:
             phases[phase].append(float(values[f"{phase}_ms"]))
 
-    supervisor.node.create_subscription(DiagnosticArray, "/diagnostics", take, 100)
+    client.node.create_subscription(DiagnosticArray, "/diagnostics", take, 100)
     return phases
 
 
@@ -274,7 +272,7 @@ def _measure_overhead(report: BenchReport, options: GraphOptions, domain: int, d
     )
     overheads: list[float] = []
     with RunningGraph(alone, domain) as graph:
-        supervisor, node = graph.supervisor, graph.supervisor.node
+        client, node = graph.client, graph.client.node
         chunks: list[tuple[float, ActionChunk]] = []
         node.create_subscription(
             ActionChunk, "/policy/action_chunk", lambda m: chunks.append((time.monotonic(), m)), qos.COMMAND
@@ -283,7 +281,7 @@ def _measure_overhead(report: BenchReport, options: GraphOptions, domain: int, d
         outputs = [node.create_publisher(Image, f"/{name}/image_raw", qos.SENSOR) for name in cameras]
         words = node.create_publisher(String, "/instruction", qos.LATCHED)
         words.publish(String(data="Pick up the can and place it in the basket"))
-        supervisor.wait(lambda: all(p.get_subscription_count() for p in (*outputs, words)), ANSWER_TIMEOUT_S)
+        client.wait(lambda: all(p.get_subscription_count() for p in (*outputs, words)), ANSWER_TIMEOUT_S)
         picture = np.random.default_rng(0).integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), np.uint8)
         stamp_ns = time.time_ns()
         while len(overheads) < decisions + 1:
@@ -292,7 +290,7 @@ def _measure_overhead(report: BenchReport, options: GraphOptions, domain: int, d
             started = time.monotonic()
             for output in outputs:
                 output.publish(image_message(picture, to_time(stamp_ns), "camera"))
-            if supervisor.wait(lambda: bool(chunks), 5.0):  # an image may be lost: then the next look
+            if client.wait(lambda: bool(chunks), 5.0):  # an image may be lost: then the next look
                 received, chunk = chunks[0]
                 inference = chunk.inference_time.sec + chunk.inference_time.nanosec / 1e9
                 overheads.append(1000 * (received - started - inference))

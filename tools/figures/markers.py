@@ -115,7 +115,7 @@ def watch(folder: Path, *, seed: int = 0) -> Sight:
         bundle=default_bundle(), autostart=False, console=False, markers=True, output=folder
     )
     with domains.reserve() as reservation, RunningGraph(options, reservation.domain) as graph:
-        node = graph.supervisor.node
+        node = graph.client.node
         node.create_subscription(MarkerArray, "reasoning_markers", on_markers, qos.STREAM)
         node.create_subscription(Image, "reasoning/overlay", on_overlay, qos.COMMAND)
         node.create_subscription(
@@ -124,8 +124,8 @@ def watch(folder: Path, *, seed: int = 0) -> Sight:
             lambda message: joints.update(zip(message.name, message.position, strict=True)),
             qos.SENSOR,
         )
-        graph.supervisor.reset_scene("embedded", 0, seed)
-        if not graph.supervisor.wait(lambda: sight.overlay is not None, PATIENCE_S):
+        graph.client.reset_scene("embedded", 0, seed)
+        if not graph.client.wait(lambda: sight.overlay is not None, PATIENCE_S):
             raise RuntimeError(f"The graph showed nothing worth a picture within {PATIENCE_S:g} s.")
     return sight
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
-from torch.distributed._composable import checkpoint
+from torch.distributed._composable import checkpoint  # type: ignore[attr-defined]
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 

@@ -21,7 +21,6 @@ from rich.table import Table
 from dtvla.bringup import domains
 from dtvla.bringup.graph import GraphOptions
 from dtvla.bringup.launcher import RunningGraph
-from dtvla.errors import DtvlaError
 from dtvla.policy.bundle.loading import Bundle
 from dtvla.sim.env import list_tasks
 
@@ -29,12 +28,7 @@ if TYPE_CHECKING:
     from dtvla.nodes.lifecycle.graph_client import GraphClient
     from dtvla_msgs.msg import TaskState
 
-STALL_S = 120.0  # an episode that makes no step for so long is given up
 LAST_LOOK_S = 0.5  # the console shows the last outcome
-
-
-class EpisodeStalled(DtvlaError, RuntimeError):
-    """An episode did not go on; the message says what the nodes report."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def run(
 
     Raises:
         BundleError, DomainBusy, ResourceMissing: before anything is started.
-        ChildDied, BringUpError, EpisodeStalled: something did not run.
+        ChildDied, BringUpError, EpisodeBroken: something did not run.
         Interrupted: Ctrl-C.
     """
 
@@ -112,7 +106,7 @@ def run(
                 for number in range(episodes or len(tasks)):
                     task, seed = number % len(tasks), options.seed + number // len(tasks)
                     report.episodes.append(_episode(graph, options.suite, task, seed))
-                graph.supervisor.wait(lambda: False, LAST_LOOK_S)
+                graph.client.wait(lambda: False, LAST_LOOK_S)
         if options.record:
             _find_files(report, options)
         report.complete = not report.problems
@@ -126,10 +120,10 @@ def run(
 
 def table(report: DemoReport) -> Table:
     """The report for people."""
-    view = Table(title=f"Suite {report.suite}, lockstep (p50, p99: latency of a decision, one per look)")
+    view = Table(title=f"Suite {report.suite}, lockstep (p50, p99: latency of a decision, one per decision)")
     for name, side in (("task", "left"), ("seed", "right"), ("result", "left"), ("steps", "right")):
         view.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for name in ("looks", "p50", "p99", "time"):
+    for name in ("decisions", "p50", "p99", "time"):
         view.add_column(name, justify="right")
     for episode in report.episodes:
         view.add_row(
@@ -147,41 +141,29 @@ def table(report: DemoReport) -> Table:
 
 def _episode(graph: RunningGraph, suite: str, task: int, seed: int) -> DemoEpisode:
     """Runs one episode to its end."""
-    supervisor = graph.supervisor
+    client = graph.client
     started = time.monotonic()
-    supervisor.latencies_s.clear()
-    number = supervisor.reset_scene(suite, task, seed).episode
-    state = _wait_for_end(supervisor, number)
-    latencies_ms = 1000 * np.array(supervisor.latencies_s or [0.0])
+    client.latencies_s.clear()
+    number = client.reset_scene(suite, task, seed).episode
+    state = client.await_episode(lambda: _ended(client, number))
+    latencies_ms = 1000 * np.array(client.latencies_s or [0.0])
     return DemoEpisode(
         task=state.task_name,
         instruction=state.instruction,
         seed=seed,
         success=state.success,
         steps=state.step,
-        decisions=len(supervisor.latencies_s),
+        decisions=len(client.latencies_s),
         latency_p50_ms=round(float(np.percentile(latencies_ms, 50)), 1),
         latency_p99_ms=round(float(np.percentile(latencies_ms, 99)), 1),
         wall_s=round(time.monotonic() - started, 2),
     )
 
 
-def _wait_for_end(supervisor: GraphClient, episode: int) -> TaskState:
-    """Waits until the episode is over; gives up when no step is made for `STALL_S`."""
-    step, moved_s = -1, time.monotonic()
-    while True:
-        supervisor.spin()
-        state = supervisor.state
-        if state is not None and state.episode == episode:
-            if state.done:
-                return state
-            if state.step != step:
-                step, moved_s = state.step, time.monotonic()
-        if time.monotonic() - moved_s > STALL_S:
-            words = [f"{name}: {r.message}" for name, r in supervisor.reports.items() if r.level != b"\x00"]
-            raise EpisodeStalled(
-                f"No step was made for {STALL_S:g} s. " + " ".join(words or ["No node complains."])
-            )
+def _ended(client: GraphClient, episode: int) -> TaskState | None:
+    """The last state of an episode that is over."""
+    state = client.state
+    return state if state is not None and state.episode == episode and state.done else None
 
 
 def _find_files(report: DemoReport, options: GraphOptions) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dtvla.bringup import domains
 from dtvla.bringup.graph import GraphOptions
 from dtvla.bringup.launcher import Interrupted, RunningGraph
-from dtvla.errors import DtvlaError, InputError
+from dtvla.errors import InputError
 from dtvla.evaluation import worker_pool
 from dtvla.evaluation.results import EpisodeResult, EvalOptions, failed
 from dtvla.evaluation.runner import Runner, threads_per_worker
@@ -31,12 +30,7 @@ if TYPE_CHECKING:
     from std_msgs.msg import String
 
 READY_S = 60.0  # for the episode monitor to hear whoever decides
-STALL_S = 120.0  # an episode that makes no step for so long is given up
 REFUSED = "The scene was not reset: "  # how the bridge begins such an answer
-
-
-class EpisodeBroken(DtvlaError, RuntimeError):
-    """The graph did not play an episode to its end; the message says what the nodes report."""
 
 
 def check(options: EvalOptions) -> None:
@@ -96,11 +90,12 @@ class GraphSimulator:
         from std_msgs.msg import String
 
         from dtvla.nodes.common import qos
+        from dtvla.nodes.lifecycle.graph_client import EpisodeBroken
 
         self._graph, self._suite = graph, options.suite
         self._heard: list[dict[str, Any]] = []
-        graph.supervisor.node.create_subscription(String, "/episode_result", self._on_result, qos.LATCHED)
-        if not graph.supervisor.wait(lambda: bool(self._heard), READY_S):
+        graph.client.node.create_subscription(String, "/episode_result", self._on_result, qos.LATCHED)
+        if not graph.client.wait(lambda: bool(self._heard), READY_S):
             raise EpisodeBroken(f"The episode monitor did not hear whoever decides within {READY_S:g} s.")
 
     def play(self, task: int, seed: int) -> EpisodeResult:
@@ -111,29 +106,19 @@ class GraphSimulator:
         """
         from dtvla.nodes.lifecycle.graph_client import BringUpError
 
-        supervisor = self._graph.supervisor
+        client = self._graph.client
         self._heard.clear()
         try:
-            episode = supervisor.reset_scene(self._suite, task, seed).episode
+            episode = client.reset_scene(self._suite, task, seed).episode
         except BringUpError as error:
             if not str(error).startswith(REFUSED):
                 raise
             return failed(task, seed, str(error).removeprefix(REFUSED), list_tasks(self._suite)[task].name)
-        moved_s, state = time.monotonic(), supervisor.state
-        while not (found := [each for each in self._heard if each.get("episode") == episode]):
-            supervisor.spin()
-            _end_with_parent()
-            if supervisor.state is not state:
-                moved_s, state = time.monotonic(), supervisor.state
-            if time.monotonic() - moved_s > STALL_S:
-                complaints = [
-                    f"{name}: {r.message}" for name, r in supervisor.reports.items() if r.level != b"\0"
-                ]
-                raise EpisodeBroken(
-                    f"Nothing was heard of the episode for {STALL_S:g} s. "
-                    + " ".join(complaints or ["No node complains."])
-                )
-        return _result(found[0]["result"])
+
+        def result() -> dict[str, Any] | None:
+            return next((each["result"] for each in self._heard if each.get("episode") == episode), None)
+
+        return _result(client.await_episode(result, _end_with_parent))
 
     def _on_result(self, message: String) -> None:
         self._heard.append(json.loads(message.data))

@@ -105,7 +105,7 @@ class RunningGraph:
     progress: Callable[[str], None] = lambda _: None
     more: Mapping[str, Mapping[str, ParameterValue]] = field(default_factory=dict)
     children: list[Child] = field(default_factory=list)
-    _supervisor: GraphClient | None = None
+    _client: GraphClient | None = None
     _starts: Counter[str] = field(default_factory=Counter)
     _silent: set[str] = field(default_factory=set)  # those that were told of
     _interrupted: bool = False
@@ -113,10 +113,10 @@ class RunningGraph:
     _handlers: dict[int, Any] = field(default_factory=dict)
 
     @property
-    def supervisor(self) -> GraphClient:
+    def client(self) -> GraphClient:
         """Our own node in the graph."""
-        assert self._supervisor is not None, "the graph is not running"
-        return self._supervisor
+        assert self._client is not None, "the graph is not running"
+        return self._client
 
     def __enter__(self) -> RunningGraph:
         for number in _SIGNALS:
@@ -153,7 +153,7 @@ class RunningGraph:
     def watch(self) -> None:
         """Waits until a child dies or we are asked to end; raises what `check` raises."""
         while True:
-            self.supervisor.spin()
+            self.client.spin()
 
     def _start(self) -> None:
         from dtvla.nodes.lifecycle.graph_client import GraphClient
@@ -165,9 +165,9 @@ class RunningGraph:
         for node in selected(self.options):
             self.check()
             self.children.append(self._spawn(node))
-        self._supervisor = GraphClient(self.domain, self.check, self.options.namespace)
+        self._client = GraphClient(self.domain, self.check, self.options.namespace)
         limits_s = managed(self.options)
-        self._supervisor.bring_up(list(limits_s), self.progress, limits_s)
+        self._client.bring_up(list(limits_s), self.progress, limits_s)
 
     @property
     def _logs(self) -> Path:
@@ -182,18 +182,18 @@ class RunningGraph:
 
     def _replace(self, index: int, obituary: tuple[str, str]) -> None:
         """Starts a dead child anew, if the arm can hold meanwhile and it has not died too often."""
-        spec, supervisor = self.children[index].spec, self._supervisor
+        spec, client = self.children[index].spec, self._client
         often = self._starts[spec.name] >= MOST_STARTS
-        if not (self.options.respawn and spec.respawn) or supervisor is None or often:
+        if not (self.options.respawn and spec.respawn) or client is None or often:
             raise ChildDied(f"{obituary[0]}; the graph is shut down.{obituary[1]}")
         self.progress(f"{obituary[0]}; it is started anew.{obituary[1]}")
         sweep(self._started_s, stays=True)
         self.children[index] = self._spawn(spec)
-        supervisor.manager.bring_up([spec.name])
+        client.manager.bring_up([spec.name])
 
     def _look_after_silent_ones(self) -> None:
         """Tells of a node that reports nothing; with `respawn` it is ended, as if it had died."""
-        silent = self._supervisor.manager.silent if self._supervisor is not None else {}
+        silent = self._client.manager.silent if self._client is not None else {}
         for child in self.children:
             words = silent.get(child.spec.name)
             if words is not None and self.options.respawn:
@@ -216,9 +216,9 @@ class RunningGraph:
             except subprocess.TimeoutExpired:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
-        if self._supervisor is not None:
-            self._supervisor.close()
-            self._supervisor = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         sweep(self._started_s)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

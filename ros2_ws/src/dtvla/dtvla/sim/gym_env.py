@@ -21,7 +21,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import register
 from numpy.typing import NDArray
 
-from dtvla.sim.env import ACTION_DIM, CAMERAS, CONTROL_PERIOD_S, SUITES, Observation, SimEnv
+from dtvla.policy.options import CAMERAS
+from dtvla.sim.env import ACTION_DIM, CONTROL_PERIOD_S, SUITES, Observation, SimEnv
 from dtvla.sim.perturbations.perturbation import Variation
 
 PROPRIOCEPTION_DIM = 7 + 1 + 3 + 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -20,10 +20,17 @@ from dtvla_msgs.msg import ActionChunk, TaskState
 from dtvla_msgs.srv import ResetScene
 
 POLL_S = 0.1
+STALL_S = 120.0  # an episode that makes no step for so long is given up
+
+T = TypeVar("T")
 
 
 class BringUpError(DtvlaError, RuntimeError):
     """A node did not start or refused a transition; the message is its own sentence where it gave one."""
+
+
+class EpisodeBroken(DtvlaError, RuntimeError):
+    """The graph did not play an episode to its end; the message says what the nodes report."""
 
 
 class GraphClient:
@@ -134,6 +141,33 @@ class GraphClient:
         if not response.success:
             raise BringUpError(response.message)
         return response
+
+    def await_episode(self, ended: Callable[[], T | None], check: Callable[[], None] = lambda: None) -> T:
+        """Spins until an episode is over.
+
+        Args:
+            ended: what is known of its end; None while it goes on.
+            check: called while waiting; may raise.
+
+        Raises:
+            EpisodeBroken: no step was made for `STALL_S`, with what the nodes complain of.
+        """
+        step, moved_s = None, time.monotonic()
+        while (found := ended()) is None:
+            self.spin()
+            check()
+            if self.state is not None and (self.state.episode, self.state.step) != step:
+                step, moved_s = (self.state.episode, self.state.step), time.monotonic()
+            if time.monotonic() - moved_s > STALL_S:
+                words = [
+                    f"{name}: {report.message}"
+                    for name, report in self.reports.items()
+                    if report.level != DiagnosticStatus.OK
+                ]
+                raise EpisodeBroken(
+                    f"No step was made for {STALL_S:g} s. " + " ".join(words or ["No node complains."])
+                )
+        return found
 
     def _on_state(self, message: TaskState) -> None:
         self.state = message
