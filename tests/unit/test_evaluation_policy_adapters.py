@@ -176,7 +176,7 @@ def test_the_summary_says_suite_and_assets_and_leaves_the_actions_to_the_record(
     write_results(tmp_path / "results.json", OPTIONS, [replace(EPISODE, actions="AAAA")])
     summary = json.loads((tmp_path / "results.json").read_text())
     assert (summary["policy"], summary["suite"], summary["assets"]) == ("random", "embedded", "none needed")
-    assert summary["options"]["seed0"] == "10000"
+    assert summary["options"]["seed0"] == 10000
     assert "actions" not in summary["results"][0]
 
 
