@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from dtvla.errors import InputError
-
 
 def _version(manifest: Path) -> str:
     """The version stands in package.xml and nowhere else. setup.py writes it from there into the metadata of
@@ -16,7 +14,7 @@ def _version(manifest: Path) -> str:
         return metadata.version("dtvla")
     found = re.search(r"<version>([^<]+)</version>", manifest.read_text(encoding="utf-8"))
     if found is None:
-        raise InputError(f"{manifest} has no <version>. Restore it: git checkout {manifest}")
+        raise ValueError(f"{manifest} has no <version>. Restore it: git checkout {manifest}")
     return found.group(1)
 
 
