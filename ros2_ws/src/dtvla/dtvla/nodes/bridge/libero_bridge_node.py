@@ -55,7 +55,7 @@ class LiberoBridgeNode(GraphNode):
         self._sent_s = 0.0
         self._waited_s = 0.0
         self._gripper_raw = IDLE_ACTION[6]
-        self._clients: list[BridgeClient] = []
+        self._bridge_clients: list[BridgeClient] = []
 
     @property
     def _world(self) -> SimulationSession:
@@ -121,10 +121,10 @@ class LiberoBridgeNode(GraphNode):
 
     def _take_in(self, client: BridgeClient) -> None:
         self.executor.add_node(client)
-        self._clients.append(self.live(client, self._end_clients))
+        self._bridge_clients.append(self.live(client, self._end_clients))
 
     def _end_clients(self, client: BridgeClient) -> None:
-        self._clients.remove(client)
+        self._bridge_clients.remove(client)
         self.executor.remove_node(client)
         client.destroy_node()
 
@@ -150,7 +150,7 @@ class LiberoBridgeNode(GraphNode):
         world.load(suite, task)
         world.reset(seed)
         try:
-            for client in self._clients:
+            for client in self._bridge_clients:
                 client.begin()
         except ValueError:
             world.abandon()
@@ -186,7 +186,7 @@ class LiberoBridgeNode(GraphNode):
         """One control period: executes the command (None: hold) and publishes the next tick."""
         decision = None if command is None or command.hold else command.decision_id
         self._world.step(self._action(command), decision)
-        for client in self._clients:
+        for client in self._bridge_clients:
             client.executed(command)
         self._tick_ns += PERIOD_NS
         self._publish_tick()
@@ -236,7 +236,7 @@ class LiberoBridgeNode(GraphNode):
             mode="lockstep" if self._lockstep else "real time",
         )
         self._sent_s = time.monotonic()
-        for client in self._clients:
+        for client in self._bridge_clients:
             client.tick(self._tick_ns)
 
     def _pose_message(self, position: list[float], quaternion: list[float]) -> PoseStamped:
