@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -83,13 +83,13 @@ def nodes() -> str:
         "Nodes and their parameters",
         "Made from `dtvla.bringup.graph`, `dtvla.bringup.ports` and `dtvla.nodes.common.parameters`. "
         "Parameters are read when a node is configured; one out of its bounds is refused in a sentence, and "
-        "the node stays unconfigured. Names without a leading `/` lie in the node's namespace, those with `~` "
-        "below its name.",
+        "the node stays unconfigured. Names without a leading `/` lie in the node's namespace, those with "
+        "`~` below its name.",
         *sections,
     )
 
 
-def parameters(schema: tuple[Parameter, ...]) -> str:
+def parameters(schema: Sequence[Parameter]) -> str:
     """The parameters of one node as a table."""
     return "\n".join(
         ["| parameter | default | what it does |", "|---|---|---|", *(_parameter(each) for each in schema)]
