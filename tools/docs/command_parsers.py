@@ -12,6 +12,7 @@ import contextlib
 import io
 import runpy
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -58,7 +59,9 @@ def parser_of(module: str, arguments: Sequence[str] = ()) -> tuple[argparse.Argu
             mock.patch.object(sys, "argv", [module, *arguments]),
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(said),
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore", RuntimeWarning)  # a program may have been imported before
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except _Asked as asked:
         return asked.parser, asked.arguments
