@@ -77,6 +77,13 @@ def test_no_style_sheet_loads_anything_from_a_network(site: Path) -> None:
         assert not re.search(r"url\(\s*['\"]?(https?:)?//", sheet.read_text()), sheet.name
 
 
+def test_lists_and_tables_are_shown_as_such(site: Path) -> None:
+    """Markdown takes a list for text where no empty line stands before it."""
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<pre.*?</pre>", "", page.read_text(), flags=re.DOTALL)
+        assert re.findall(r"^(?:<p>)?(?:- |\| ).*", text, re.MULTILINE) == [], page.name
+
+
 def test_every_generated_page_is_on_the_site(site: Path) -> None:
     for path in pages():
         assert (site / path).with_suffix(".html").is_file()
