@@ -14,9 +14,13 @@ import pytest
 
 from dtvla.nodes.common.parameters import SCHEMAS
 from tools.docs import reference_commands, reference_python, reference_ros
+from tools.docs.page_commands import page_files
+from tools.docs.reference import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMS = re.compile(r"^\*\*(.+?)\*\*", re.MULTILINE)
+MODULE = re.compile(r"`((?:dtvla|training|model_export|tools)\.[a-z][\w.]*\w)`")
+FILE = re.compile(r"`((?:dtvla|training|model_export|tools|tests|docs|launch|urdf|config)/[\w./-]+)`")
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +61,11 @@ def loaded_by(page: Path) -> Iterator[str]:
 
 
 def test_no_page_loads_anything_from_a_network(site: Path) -> None:
-    pages = sorted(site.rglob("*.html"))
-    assert len(pages) > 40
+    shown = sorted(site.rglob("*.html"))
+    assert len(shown) > 40
     foreign = [
         f"{page.relative_to(site)}: {source}"
-        for page in pages
+        for page in shown
         for source in loaded_by(page)
         if re.match(r"(\w+:)?//", source)
     ]
@@ -73,17 +77,41 @@ def test_no_style_sheet_loads_anything_from_a_network(site: Path) -> None:
         assert not re.search(r"url\(\s*['\"]?(https?:)?//", sheet.read_text()), sheet.name
 
 
+def test_lists_and_tables_are_shown_as_such(site: Path) -> None:
+    """Markdown takes a list for text where no empty line stands before it."""
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<pre.*?</pre>", "", page.read_text(), flags=re.DOTALL)
+        assert re.findall(r"^(?:<p>)?(?:- |\| ).*", text, re.MULTILINE) == [], page.name
+
+
 def test_every_generated_page_is_on_the_site(site: Path) -> None:
-    for name in (
-        "commands",
-        "checkout_commands",
-        "messages",
-        "nodes",
-        "bundle",
-        "python",
-        "checked_commands",
-    ):
-        assert (site / f"reference/{name}.html").is_file()
+    for path in pages():
+        assert (site / path).with_suffix(".html").is_file()
+
+
+@pytest.mark.parametrize("path", page_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_files_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text()
+    missing = [name for name in MODULE.findall(text) if not _is_module_or_inside(name)]
+    bases = (ROOT, ROOT / "ros2_ws/src/dtvla")
+    missing += [name for name in FILE.findall(text) if not any((base / name).exists() for base in bases)]
+    assert missing == []
+
+
+def _is_module_or_inside(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something that a module of ours defines."""
+    parts = name.split(".")
+    base = ROOT / "ros2_ws/src/dtvla" if parts[0] == "dtvla" else ROOT
+    for count in range(len(parts), 0, -1):
+        place = base.joinpath(*parts[:count])
+        source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if source.is_file():
+            rest = parts[count : count + 1]
+            words = source.read_text()
+            return all(
+                re.search(rf"\b(def|class) {inner}\b|^{inner}\b", words, re.MULTILINE) for inner in rest
+            )
+    return False
 
 
 def test_the_reference_of_the_nodes_lists_every_parameter() -> None:

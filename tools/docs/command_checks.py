@@ -72,6 +72,7 @@ HANDLINGS = (
     Handling("dtvla assets", "not run", "it fetches LIBERO's assets from the network"),
     Handling("dtvla bag repair", "test", "tests/unit/test_recorder_bag_repair.py"),
     Handling("dtvla bench", "not run", "moved: it says where to"),
+    Handling("python say.py", "not run", "needs a running graph; tried by hand on 2026-11-29"),
     Handling("python -m training.recipe", "not run", f"{HOURS}; its parts are tested"),
     Handling("python -m training.collect", "test", "tests/unit/test_collect.py"),
     Handling("python -m training.datasets", "test", "tests/training/test_datasets_round_trip.py"),
@@ -224,9 +225,9 @@ def report() -> str:
     rows = [(f"`{each.begins}`", words[each.how], _reason(each)) for each in _sorted()]
     return page(
         "Which commands are run",
-        "A test collects every command of this site. Each is read by its program's own command line, so that "
-        "an option or a value that does not exist fails the test. Whether it is run as well, this table says; "
-        "the longest beginning that fits counts.",
+        "A test collects every command of this site. Each is read by its program's own command line, so "
+        "that an option or a value that does not exist fails the test. Whether it is run as well is in this "
+        "table; the longest beginning that fits counts.",
         table(("command begins with", "is it run", "by which test, or why not"), rows),
     )
 

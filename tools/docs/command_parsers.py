@@ -12,7 +12,9 @@ import contextlib
 import io
 import runpy
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -57,7 +59,9 @@ def parser_of(module: str, arguments: Sequence[str] = ()) -> tuple[argparse.Argu
             mock.patch.object(sys, "argv", [module, *arguments]),
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(said),
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore", RuntimeWarning)  # a program may have been imported before
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except _Asked as asked:
         return asked.parser, asked.arguments
@@ -66,20 +70,35 @@ def parser_of(module: str, arguments: Sequence[str] = ()) -> tuple[argparse.Argu
     raise UnusableCommand(f"{module} ended without reading options by tyro.")
 
 
+@cache
+def usual_parser(module: str) -> argparse.ArgumentParser:
+    """The parser of a program that was started without arguments."""
+    return parser_of(module)[0]
+
+
 def check(module: str, arguments: Sequence[str]) -> None:
     """Reads a command line as its program would, and starts nothing.
 
     Raises:
         UnusableCommand: an unknown option, a value out of its choices, or a required one is missing.
     """
+    if not _refusal(usual_parser(module), arguments):
+        return  # the same parser for many commands: making one takes a while
     parser, rest = parser_of(module, arguments)
+    if refusal := _refusal(parser, rest):
+        raise UnusableCommand(f"{module} {' '.join(arguments)}:\n{refusal}")
+
+
+def _refusal(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
+    """What a parser says against a command line; empty when it takes it."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parser.parse_args([_hyphens(word) for word in rest])
+            parser.parse_args([_hyphens(word) for word in arguments])
     except SystemExit as end:
         if end.code != 0:  # --help ends well
-            raise UnusableCommand(f"{module} {' '.join(arguments)}:\n{said.getvalue().strip()}") from None
+            return said.getvalue().strip() or "refused"
+    return ""
 
 
 def check_names(module: str, arguments: Sequence[str]) -> None:
@@ -88,7 +107,7 @@ def check_names(module: str, arguments: Sequence[str]) -> None:
     Raises:
         UnusableCommand: an option or a subcommand that the program does not have.
     """
-    parser, rest = parser_of(module)[0], list(arguments)
+    parser, rest = usual_parser(module), list(arguments)
     while rest and (commands := subcommands(parser)):
         if rest[0] not in commands:
             if rest[0].startswith("-") or rest[0] == "...":

@@ -1,4 +1,4 @@
-"""Writes the table of rooms, with files and lines before and after they were built, into docs/architecture.md.
+"""Writes the table of rooms, with files and lines before and now, into docs/architecture.md.
 
 python -m tools.docs.measures
 """
@@ -70,9 +70,8 @@ def _cells(measured: dict[str, tuple[int, int]], name: str) -> tuple[str, str]:
 
 
 def _total(measured: dict[str, tuple[int, int]]) -> tuple[str, str]:
-    return str(
-        sum(files for files, _ in measured.values())
-    ), f"{sum(lines for _, lines in measured.values()):,}"
+    files, lines = (sum(each) for each in zip(*measured.values(), strict=True))
+    return str(files), f"{lines:,}"
 
 
 def write(page: Path) -> None:

@@ -11,14 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = "bash"
 LANGUAGES = (SHELL, "text", "python", "yaml", "json", "markdown")
-PROGRAMS = (
-    "dtvla",
-    "python",
-    "make",
-    "torchrun",
-    "ros2",
-    "docker",
-)  # a code span that begins so is a command
+# A piece of code within a sentence that begins so is a command.
+PROGRAMS = ("dtvla", "python", "make", "torchrun", "ros2", "docker")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _SETTING = re.compile(r"[A-Z_][A-Z0-9_]*=.*")

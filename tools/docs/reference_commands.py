@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping
 
-from tools.docs.command_parsers import options, parser_of, subcommands
+from tools.docs.command_parsers import options, subcommands, usual_parser
 from tools.docs.markdown import escaped, page, table
 
 # Programs by the page that they stand on, in the order of their use.
@@ -47,8 +47,9 @@ def runtime_commands() -> str:
     """`dtvla` and all that it can do."""
     return page(
         "The dtvla command",
-        "Made from the command's own parser; `dtvla COMMAND --help` says the same in a terminal. Exit status: "
-        "0 well, 1 failed, 2 misused, 130 interrupted. An error of use is one sentence that says what to do.",
+        "Made from the command's own parser; `dtvla COMMAND --help` says the same in a terminal. "
+        "Exit status: 0 well, 1 failed, 2 misused, 130 interrupted. An error of use is one sentence that "
+        "says what to do.",
         *sections(RUNTIME),
     )
 
@@ -67,7 +68,7 @@ def workshop_commands() -> str:
 def sections(programs: Mapping[str, str]) -> Iterator[str]:
     """The sections of several programs."""
     for module, words in programs.items():
-        yield from _program(words, parser_of(module)[0])
+        yield from _program(words, usual_parser(module))
 
 
 def _program(words: str, parser: argparse.ArgumentParser) -> Iterator[str]:

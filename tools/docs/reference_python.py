@@ -38,7 +38,7 @@ MANIFEST = (
 
 
 def bundle() -> str:
-    """The schema of policy.json, from the dataclasses that it is read into, and the shipped one as example."""
+    """The schema of policy.json, from the dataclasses that it is read into, with an example."""
     parts = []
     for section, (name, kind) in SCHEMA.items():
         tree = ast.parse((PACKAGE / "policy" / name).read_text())
@@ -53,13 +53,13 @@ def bundle() -> str:
     example = json.loads((default_bundle() / "policy.json").read_text())
     return page(
         "The policy bundle",
-        "A bundle is a folder: `policy.json`, `tokenizer.json`, `vision.onnx`, `decoder.onnx`, perhaps TensorRT "
-        "engines, and `policy.json.sig` when it is signed. Made from the dataclasses that `policy.json` is read "
-        "into. Every field is checked when a bundle is loaded: a missing, unknown or wrong one is an error that "
-        "names it by its path in the file, such as `norm_stats.action.q99`.",
+        "A bundle is a folder: `policy.json`, `tokenizer.json`, `vision.onnx`, `decoder.onnx`, perhaps "
+        "TensorRT engines, and `policy.json.sig` when it is signed. Made from the dataclasses that "
+        "`policy.json` is read into. Every field is checked when a bundle is loaded: a missing, unknown or "
+        "wrong one is an error that names it by its path in the file, such as `norm_stats.action.q99`.",
         *parts,
-        f"Precisions: {', '.join(f'`{name}`' for name in PRECISIONS)}. `action_dim` must be {ACTION_DIM}. Upper "
-        f"limits: {limits}.",
+        f"Precisions: {', '.join(f'`{name}`' for name in PRECISIONS)}. `action_dim` must be {ACTION_DIM}. "
+        f"Upper limits: {limits}.",
         "## Example: the bundle that ships",
         "Lists are shortened.",
         "```json\n" + json.dumps(_shortened(example), indent=2) + "\n```",
@@ -75,7 +75,7 @@ def _shortened(value: object) -> object:
 
 
 def _dataclass_fields(kind: ast.ClassDef, source: list[str]) -> Iterator[tuple[str, str, str, str]]:
-    """(name, type, default, meaning) of a dataclass's fields; the meaning is the comment or the docstring's."""
+    """(name, type, default, meaning) of a dataclass's fields; the meaning is its docstring's or a comment."""
     described = _attributes(ast.get_docstring(kind) or "")
     for node in kind.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

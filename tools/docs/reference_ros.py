@@ -83,8 +83,8 @@ def nodes() -> str:
         "Nodes and their parameters",
         "Made from `dtvla.bringup.graph`, `dtvla.bringup.ports` and `dtvla.nodes.common.parameters`. "
         "Parameters are read when a node is configured; one out of its bounds is refused in a sentence, and "
-        "the node stays unconfigured. Names without a leading `/` lie in the node's namespace, those with `~` "
-        "below its name.",
+        "the node stays unconfigured. Names without a leading `/` lie in the node's namespace, those with "
+        "`~` below its name.",
         *sections,
     )
 

@@ -99,6 +99,11 @@ class Normaliser:
     Dimensions whose `mask` is False (the gripper) pass unchanged, which is a statement in the data,
     never a fallback. A zero span is legal arithmetic here (the reference's epsilon carries it) but is
     refused by `from_stats`, which everything that is deployed goes through.
+
+    Attributes:
+        q01: what becomes -1: the quantile of 1 % of the training data, per dimension.
+        q99: what becomes 1: the quantile of 99 %, per dimension.
+        mask: whether the dimension is normalised.
     """
 
     q01: NDArray[np.float64]

@@ -19,7 +19,12 @@ ROTATIONS = (0, 90, 180, 270)
 
 @dataclass(frozen=True)
 class Camera:
-    """One input of a policy, by name, and how its upright image must be turned (degrees, anticlockwise)."""
+    """One input of a policy, by name, and how its upright image must be turned.
+
+    Attributes:
+        name: of the camera, and the first part of its topic.
+        rotation_deg: 0, 90, 180 or 270, anticlockwise.
+    """
 
     name: str
     rotation_deg: int = 0
@@ -27,7 +32,13 @@ class Camera:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The square size in pixels and the normalisation (value / 255 - mean) / std."""
+    """The size of a picture and its normalisation, (value / 255 - mean) / std.
+
+    Attributes:
+        size: side of the square that the policy sees (px).
+        mean: of the normalisation.
+        std: of the normalisation.
+    """
 
     size: Annotated[int, Meta(ge=8, le=4096)]
     mean: Finite = 0.5
