@@ -9,11 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from rosbags.highlevel import AnyReader
-
-pytest.importorskip("rclpy")
-
 from rclpy.serialization import serialize_message
+from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
 
 from dtvla.evaluation.video import SIZE, EpisodeVideo
