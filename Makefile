@@ -30,7 +30,7 @@ gate: runtime ## Holds the shipped policy to what is on record in both embedded 
 test: dev ## Runs all tests; ARGS="-k words" chooses some, COVERAGE=1 says which lines ran
 	@$(python) -m $(if $(COVERAGE),tools.line_coverage,pytest) $(ARGS)
 
-test-all: test ## Those, then the ones that want large extras (TensorRT-RTX, LeRobot: 1.7 GB, once)
+test-all: test ## Those, then the ones that want large extras (CUDA's names, TensorRT-RTX, LeRobot: 1.9 GB, once)
 	@tools/test_extras.sh
 
 faults: dev ## Breaks the running graph in every way of the matrix; writes docs/results/faults.md (about 20 minutes)

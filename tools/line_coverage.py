@@ -2,7 +2,7 @@
 
     python -m tools.line_coverage [ARGUMENTS OF PYTEST]
 
-Prints the share per room and in all, and writes coverage.xml (Cobertura) and coverage.json into runs/coverage.
+Prints the share per room and in all, and writes coverage.xml (Cobertura) and coverage.json to runs/coverage.
 What is measured stands in pyproject.toml. The exit status is that of the tests: no share is asked for.
 """
 

@@ -2,7 +2,8 @@
 # The tests that want large extras, each with an environment of its own under runs/extras (made once, reused):
 #
 #   tools/test_extras.sh             all of them; `make test-all` calls it after the other tests
-#   tools/test_extras.sh rtx         NVIDIA's TensorRT-RTX parser and builder on our graphs: a wheel of 147 MB, no GPU
+#   tools/test_extras.sh cuda        CUDA's functions, as cuda-bindings declares them: 110 MB on disk, no GPU
+#   tools/test_extras.sh rtx         NVIDIA's TensorRT-RTX parser and builder on our graphs: 300 MB, no GPU
 #   tools/test_extras.sh lerobot     LeRobot v2.1 and v3.0 read what we write, and the reverse: 1.5 GB
 #
 # Every extra is tried, also when one before it fails; the exit status says whether all passed.
@@ -13,24 +14,33 @@ extras=$PWD/runs/extras
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 unset PYTHONPATH
 
-rtx() {
-  local folder=$extras/rtx
-  if ! cmp --silent requirements/rtx.txt "$folder/requirements.txt"; then
+# beside NAME PINS TESTS...: runs tests with what PINS name in a folder of its own, which Python sees beside .venv.
+beside() {
+  local folder=$extras/$1 pins=$2
+  shift 2
+  if [[ ! -f $folder/pins.txt || $(<"$folder/pins.txt") != "$pins" ]]; then
     rm -rf "$folder"
-    "$python" -m pip install --quiet --no-deps --target "$folder" -r requirements/rtx.txt &&
-      cp requirements/rtx.txt "$folder/requirements.txt" || return
+    # shellcheck disable=SC2086  # a list of requirements
+    "$python" -m pip install --quiet --no-deps --target "$folder" $pins || return
+    echo "$pins" >"$folder/pins.txt"
   fi
-  PYTHONPATH=$folder "$python" -m pytest tests/rtx
+  PYTHONPATH=$folder "$python" -m pytest "$@"
 }
+
+pins() { sed 's/ *#.*//' "requirements/$1.txt" | grep "$2"; }
+
+cuda() { beside cuda "$(pins gpu '^cuda-')" tests/unit/test_policy_engine_files.py; }
+
+rtx() { beside rtx "$(pins rtx .)" tests/rtx; }
 
 lerobot() { tools/lerobot_check.sh "$extras/lerobot"; }
 
-(($#)) || set -- rtx lerobot
+(($#)) || set -- cuda rtx lerobot
 failed=()
 for name in "$@"; do
   case $name in
-    rtx | lerobot) "$name" || failed+=("$name") ;;
-    *) echo "tools/test_extras.sh: unknown extra '$name'; use rtx or lerobot." >&2; exit 2 ;;
+    cuda | rtx | lerobot) "$name" || failed+=("$name") ;;
+    *) echo "tools/test_extras.sh: unknown extra '$name'; use cuda, rtx or lerobot." >&2; exit 2 ;;
   esac
 done
 if ((${#failed[@]})); then

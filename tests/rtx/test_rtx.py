@@ -1,8 +1,8 @@
 """NVIDIA's own parser and builder on our graphs, where there is neither a GPU nor TensorRT itself.
 
 TensorRT-RTX, TensorRT for consumer GPUs, comes as a wheel of 147 MB whose libraries need no driver to parse
-and to build. Skipped unless it is there (two minutes if so); `make test-all`, or `tools/test_extras.sh rtx` for this
-alone, puts it into a folder of its own, beside .venv.
+and to build. Skipped unless it is there (two minutes if so); `make test-all`, or `tools/test_extras.sh rtx`
+for this alone, puts it into a folder of its own, beside .venv.
 
 To run an engine needs a GPU: loading one asks the driver first. The plugin is not tested here, it is
 for TensorRT itself: the parser looks for it, finds none, and takes the operator's body, as it should.

@@ -9,7 +9,6 @@ import pytest
 from dtvla.evaluation import ray_cluster
 from dtvla.evaluation.results import EpisodeResult, EvalOptions
 from dtvla.evaluation.runner import evaluate, plan
-from dtvla.evaluation.worker_pool import EvaluationRefused
 from dtvla.resources import default_bundle
 
 STEPS = 12
@@ -35,8 +34,3 @@ def test_what_policy_servers_do_not_do_is_refused(changes: dict[str, str]) -> No
     options = replace(EvalOptions(default_bundle()), **changes)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"are for --in-process"):
         ray_cluster.check(options)
-
-
-def test_a_cluster_that_is_not_there_is_a_sentence() -> None:
-    with pytest.raises(EvaluationRefused, match=r"no Ray cluster at '127\.0\.0\.1:1'.*ray start --head"):
-        ray_cluster.connect("127.0.0.1:1", 1)
