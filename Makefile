@@ -6,7 +6,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 python := .venv/bin/python
 sources := ros2_ws/src training model_export launch tests
 
-.PHONY: help runtime dev setup setup-dev demo gate test faults soak bench gpu-check docs lint format clean distclean
+.PHONY: help runtime dev setup setup-dev demo gate test test-all faults soak bench gpu-check docs lint format clean distclean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,8 +27,11 @@ gate: runtime ## Holds the shipped policy to what is on record in both embedded 
 	@$(python) -m dtvla.cli gate --record docs/results/embedded.json $(ARGS)
 	@$(python) -m dtvla.cli gate --record docs/results/embedded_tray.json $(ARGS)
 
-test: dev ## Runs all tests; ARGS="-k words" chooses some
-	@$(python) -m pytest $(ARGS)
+test: dev ## Runs all tests; ARGS="-k words" chooses some, COVERAGE=1 says which lines ran
+	@$(python) -m $(if $(COVERAGE),tools.line_coverage,pytest) $(ARGS)
+
+test-all: test ## Those, then the ones that want large extras (CUDA's names, TensorRT-RTX, LeRobot: 1.9 GB, once)
+	@tools/test_extras.sh
 
 faults: dev ## Breaks the running graph in every way of the matrix; writes docs/results/faults.md (about 20 minutes)
 	@$(python) -m tests.faults $(ARGS)

@@ -43,4 +43,4 @@ def libero_assets() -> str:
     except SimulatorUnavailable:
         if PACK.is_file():
             return str(PACK)
-    pytest.skip("LIBERO's assets are not here: no DTVLA_ASSETS, nothing fetched, no pack beside the folder")
+    pytest.skip("LIBERO's assets are not here: `.venv/bin/dtvla assets fetch` gets them")

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Do LeRobot and we read each other's datasets? Makes two environments of their own, then runs the interop test:
 #
-#   tools/lerobot_check.sh [FOLDER]     # default /tmp/dtvla_lerobot; 1.5 GB, a few minutes the first time
+#   tools/lerobot_check.sh [FOLDER]     # default runs/extras/lerobot; 1.5 GB, a few minutes the first time
 #
 # lerobot 0.4.4 reads and writes v3.0, lerobot 0.3.3 v2.1. Both ask for a torch older than ours, which PyPI has
 # for CUDA only (several GB); here they get the torch of requirements/dev.txt as a CPU build, and of their other
 # requirements what importing `lerobot.datasets` needs. PIP_EXTRA_INDEX_URL may name where a CPU build is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-folder=${1:-/tmp/dtvla_lerobot}
+folder=${1:-runs/extras/lerobot}
 python=${PYTHON:-.venv/bin/python}
 torch=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/dev.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1

@@ -183,7 +183,7 @@ fi
 
 declare -A files stamp
 files[runtime]=$(echo requirements/{lock,runtime,ros,sim,sim-nodeps}.txt)
-files[dev]="${files[runtime]} requirements/dev.txt requirements/docs.txt"
+files[dev]="${files[runtime]} requirements/dev.txt requirements/docs.txt requirements/ray.txt"
 files[gpu]="${files[runtime]} requirements/gpu.txt"
 for each in runtime dev gpu; do
   # shellcheck disable=SC2086  # a list of names

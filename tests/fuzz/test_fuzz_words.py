@@ -208,7 +208,10 @@ def test_the_console_shows_any_words_and_lets_none_act_on_the_terminal(words: st
     assert not set(out.getvalue()) & set("\x1b\x9b\x07\0")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("launch_ros") is None, reason="launch_ros is not on PyPI")
+@pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="launch_ros comes with a ROS installation, not from PyPI",
+)
 @pytest.mark.parametrize("name", ["task", "seed", "realtime", "max_steps", "robot", "output"])
 @fuzz(60)
 @given(text=st.text(max_size=12) | st.sampled_from(["1" * 5000, "true", "٣", "\ud800"]))

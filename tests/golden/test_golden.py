@@ -19,7 +19,9 @@ from training.model.config import ModelConfig
 
 FOLDER = Path(os.environ.get("DTVLA_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 SETS = find_sets(FOLDER) if FOLDER.is_dir() else []
-needs_golden = pytest.mark.skipif(not SETS, reason=f"no golden data at {FOLDER} (set DTVLA_GOLDEN)")
+needs_golden = pytest.mark.skipif(
+    not SETS, reason=f"no golden data at {FOLDER}; DTVLA_GOLDEN names another folder"
+)
 
 
 @needs_golden

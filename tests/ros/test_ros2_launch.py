@@ -17,7 +17,9 @@ from dtvla.bringup.launcher import environment
 
 pytestmark = [
     pytest.mark.ros,
-    pytest.mark.skipif(shutil.which("ros2") is None, reason="needs a ROS 2 installation that is sourced"),
+    pytest.mark.skipif(
+        shutil.which("ros2") is None, reason="needs a ROS 2 installation that is sourced; not on PyPI"
+    ),
 ]
 
 

@@ -1,10 +1,8 @@
 """NVIDIA's own parser and builder on our graphs, where there is neither a GPU nor TensorRT itself.
 
 TensorRT-RTX, TensorRT for consumer GPUs, comes as a wheel of 147 MB whose libraries need no driver to parse
-and to build. Skipped unless it is there (two minutes if so); it goes into a folder of its own, beside .venv:
-
-    .venv/bin/python -m pip install --no-deps --target runs/rtx -r requirements/rtx.txt
-    PYTHONPATH=runs/rtx .venv/bin/python -m pytest tests/rtx
+and to build. Skipped unless it is there (two minutes if so); `make test-all`, or `tools/test_extras.sh rtx`
+for this alone, puts it into a folder of its own, beside .venv.
 
 To run an engine needs a GPU: loading one asks the driver first. The plugin is not tested here, it is
 for TensorRT itself: the parser looks for it, finds none, and takes the operator's body, as it should.
@@ -31,7 +29,7 @@ PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 CAPABILITIES = (89, 120)  # of consumer GPUs, for which TensorRT-RTX builds
 _SPEC = importlib.util.find_spec(PACKAGE)
 pytestmark = pytest.mark.skipif(
-    _SPEC is None, reason=f"needs the wheel of requirements/rtx.txt ({Path(__file__).name} says how)"
+    _SPEC is None, reason="needs the wheel of requirements/rtx.txt; make test-all gets it"
 )
 
 

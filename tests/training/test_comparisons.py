@@ -19,7 +19,7 @@ from training.sft.bench import Theirs, add_figures, write_checkpoint
 from training.sft.losses import compute_losses
 from training.sft.models import SMALL_PREFIX
 
-pytest.importorskip("transformers", reason="transformers is a development dependency")
+pytest.importorskip("transformers", reason="transformers needs Python 3.11 or newer")
 THOUGHT = "The can is 1 cm left, 2 cm forward, 3 cm below. Next: move above it."
 TASK = "Pick up the can and place it in the basket"
 

@@ -22,7 +22,7 @@ def lerobot(version: str, *arguments: object) -> None:
     """Runs the other side in lerobot's own Python, or skips the test."""
     python = os.environ.get(PYTHONS[version])
     if python is None:
-        pytest.skip(f"{PYTHONS[version]} names no Python with lerobot; run tools/lerobot_check.sh")
+        pytest.skip(f"{PYTHONS[version]} names no Python with lerobot; make test-all makes one")
     # Without the path that pytest has: lerobot is to find its own packages only.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [python, str(SCRIPT), *map(str, arguments)]

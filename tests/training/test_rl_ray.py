@@ -1,4 +1,4 @@
-"""Rollouts on a real local Ray cluster, with actors that die and hang. Skipped where Ray is not installed."""
+"""Rollouts on a real local Ray cluster, with actors that die and hang."""
 
 import os
 import signal
@@ -15,7 +15,6 @@ from training.rl.settings import EvaluationSettings, RlOptimiserSettings, Rollou
 from training.rl.trajectory import RolloutJob, Trajectory
 from training.rl.workers import RolloutWork, Weights
 
-pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements/ray.txt")
 pytestmark = pytest.mark.sim
 
 

@@ -96,7 +96,6 @@ def test_a_target_that_strayed_does_not_move_towards_a_pose_that_is_not_heard_an
 
 def test_a_problem_whose_figures_change_is_logged_once_and_reported_with_the_newest_figures() -> None:
     """How far the arm was from its target stood in a sentence of its own in each of 100 ticks per second."""
-    pytest.importorskip("rclpy")
     from dtvla.nodes.common.diagnostics import Reporter
 
     logged: list[str] = []

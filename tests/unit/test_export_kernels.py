@@ -22,12 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtvla.policy.token_layout import NEVER, Bounds, allowed
-from training.model.deepthinkvla import attend
-
-pytest.importorskip("triton")
-
 from model_export.plugin.op import hybrid_attention, launch, reference
 from model_export.plugin.plan import GpuTarget, LaunchPlan, Tile, choose_parts, padded, plan, tight_tile
+from training.model.deepthinkvla import attend
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT32_ERROR, FLOAT16_ERROR = 1e-5, 2e-3

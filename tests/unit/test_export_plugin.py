@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("triton")
-
 from model_export.plugin import compiling, tensorrt_plugin
 from model_export.plugin.ahead_of_time import try_variant, variants, write
 from model_export.plugin.plan import DEFAULT_SHARED, SHARED_LIMIT, TARGETS, Tile, choose_tile

@@ -9,7 +9,7 @@ from model_export.sample import byte_tokenizer, random_config, random_model
 from training.model.deepthinkvla import hybrid_mask
 from training.model.hf_checkpoint import load_model, read_config, save_model
 
-transformers = pytest.importorskip("transformers", reason="transformers is a development dependency")
+transformers = pytest.importorskip("transformers", reason="transformers needs Python 3.11 or newer")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtvla.control.action_chunk import NS_PER_S
@@ -27,6 +27,7 @@ def controller(**changes: object) -> Settings:
     return validate(CONTROLLER, {item.name: item.default for item in CONTROLLER} | changes)
 
 
+@settings(deadline=None)  # the first message loads its libraries
 @given(st.tuples(numbers, numbers, numbers), st.tuples(numbers, numbers, numbers))
 def test_a_pose_comes_back_from_its_message(place: tuple[float, ...], turn: tuple[float, ...]) -> None:
     pose = Pose(np.array(place), exp_rotation(np.array(turn)))

@@ -25,7 +25,7 @@ def bundle(random_bundle_path, tmp_path_factory):
     try:
         gpu(libraries().cuda)
     except BundleError as error:
-        pytest.skip(str(error).split(". ")[0])
+        pytest.skip(f"{str(error).split('. ')[0]}; on a machine with a GPU: make gpu-check")
     from model_export.engine import bundle_engines
 
     path = shutil.copytree(random_bundle_path, tmp_path_factory.mktemp("engines") / "bundle")

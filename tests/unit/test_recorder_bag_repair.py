@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
+from rclpy.serialization import serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
-
-pytest.importorskip("rclpy")
-
-from rclpy.serialization import serialize_message
 from std_msgs.msg import String
 
 from dtvla.cli import bag as bag_commands
