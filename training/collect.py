@@ -15,9 +15,10 @@ written atomically; a second run skips what is there, and what the expert failed
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ import tyro
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from dtvla.evaluation.work_queue import MOST_DEATHS, Pair, WorkQueue
+from dtvla.evaluation.worker_pool import EvaluationRefused, WorkerDied, pool_of
 from dtvla.policy.options import CAMERAS
 from dtvla.policy.policy import Policy
 from dtvla.sim.env import MAX_STEPS, POSITION_SCALE_M, Observation, SimEnv
@@ -53,7 +56,7 @@ class Collect:
     every: int = 3  # steps between two pictures: more episodes per hour, neighbours look alike anyway
     detours: bool = False  # record ways from a wrong object to the right one
     policy: Path | None = None  # a bundle that drives instead of the expert; all its episodes are kept
-    block: int = 10  # episodes of one task before a worker turns to the next
+    block: int = 10  # episodes of every task before the next of any is begun
 
 
 DETOUR_STEPS = (8, 32)  # how long the arm heads for the wrong object
@@ -262,44 +265,34 @@ def save_episode(path: Path, arrays: dict[str, Any]) -> None:
     os.replace(handle.name, path)
 
 
-def _worker(
-    config: Collect, jobs: list[tuple[int, list[int]]], done: multiprocessing.Queue[tuple[str, bool]]
-) -> None:
+def _record(config: Collect, pairs: Iterable[Pair]) -> Iterator[bool]:
+    """What a worker does: records each episode, and says whether the expert made it."""
     policy = None if config.policy is None else Policy.load(config.policy, threads=1)
-    for task, seeds in jobs:
-        name = SUITES[config.suite].tasks[task].name
-        paths = {seed: config.out / f"{name}_{seed}.npz" for seed in seeds}
-        missing = []
-        for seed in seeds:
-            if paths[seed].exists() or _failed(paths[seed]).exists():
-                done.put((paths[seed].name, paths[seed].exists()))
-            else:
-                missing.append(seed)
-        if not missing:
-            continue
-        env = SimEnv(config.suite, task, image_size=config.image_size)
-        for seed in missing:
-            if not _parent_lives():
-                return
-            arrays = record_episode(env, seed, config.every, detours=config.detours, policy=policy)
-            if arrays is None:
-                _failed(paths[seed]).touch()
-            else:
-                save_episode(paths[seed], arrays)
-            done.put((paths[seed].name, arrays is not None))
+    env: SimEnv | None = None
+    for task, seed in pairs:
+        if env is None or env.info.index != task:
+            if env is not None:
+                env.close()
+            env = SimEnv(config.suite, task, image_size=config.image_size)
+        arrays = record_episode(env, seed, config.every, detours=config.detours, policy=policy)
+        if arrays is None:
+            _failed(_file(config, (task, seed))).touch()
+        else:
+            save_episode(_file(config, (task, seed)), arrays)
+        yield arrays is not None
+    if env is not None:
         env.close()
-        del env
+
+
+def _file(config: Collect, pair: Pair) -> Path:
+    """Of an episode."""
+    task, seed = pair
+    return config.out / f"{SUITES[config.suite].tasks[task].name}_{seed}.npz"
 
 
 def _failed(path: Path) -> Path:
     """What stands for an episode that the expert failed, so that it is not played again."""
     return path.with_suffix(".failed")
-
-
-def _parent_lives() -> bool:
-    """False once the recorder was killed: its workers then stop after the episode at hand."""
-    parent = multiprocessing.parent_process()
-    return parent is None or parent.is_alive()
 
 
 def main(config: Collect) -> None:
@@ -308,38 +301,47 @@ def main(config: Collect) -> None:
         raise SystemExit(f"There is no embedded suite '{config.suite}'; choose one of {', '.join(SUITES)}.")
     config.out.mkdir(parents=True, exist_ok=True)
     tasks = len(SUITES[config.suite].tasks)
-    jobs = [
-        (
-            task,
-            [
-                config.seed0 + tasks * i + task  # another layout for every episode
-                for i in range(start, min(start + config.block, config.episodes))
-            ],
-        )
-        for start in range(0, config.episodes, config.block)
-        for task in range(tasks)
+    # Another layout for every episode.
+    pairs = [(task, config.seed0 + tasks * i + task) for i in range(config.episodes) for task in range(tasks)]
+    missing = [
+        pair for pair in pairs if not (_file(config, pair).exists() or _failed(_file(config, pair)).exists())
     ]
-    context = multiprocessing.get_context("spawn")  # a renderer does not survive fork
-    done: multiprocessing.Queue[tuple[str, bool]] = context.Queue()
-    workers = [
-        context.Process(target=_worker, args=(config, jobs[i :: config.workers], done), daemon=True)
-        for i in range(config.workers)
-    ]
-    for worker in workers:
-        worker.start()
-    failed = 0
-    total = config.episodes * tasks
+    lost = 0
     with Progress() as bar:
-        line = bar.add_task("expert episodes", total=total)
-        for _ in range(total):
-            while done.empty() and any(worker.is_alive() for worker in workers):
-                workers[0].join(0.2)
-            if done.empty():
-                raise SystemExit("A recording worker died; run the same command again, it resumes.")
-            _, success = done.get()
-            failed += not success
+        line = bar.add_task("expert episodes", total=len(pairs), completed=len(pairs) - len(missing))
+        for made in _recorded(config, missing):
+            lost += made is None
             bar.advance(line)
-    print(f"{total - failed} episodes in {config.out}; the expert failed {failed}, which were left out")
+    failed = sum(_failed(_file(config, pair)).exists() for pair in pairs)
+    kept = len(pairs) - failed - lost
+    print(f"{kept} episodes in {config.out}; the expert failed {failed}, which were left out")
+    if lost:
+        raise SystemExit(f"Episodes lost with their workers: {lost}. Run the same command again, it resumes.")
+
+
+def _recorded(config: Collect, pairs: list[Pair]) -> Iterator[bool | None]:
+    """Records episodes; yields whether the expert made each, or None when its worker died.
+
+    Raises:
+        SystemExit: none can be recorded.
+    """
+    blocks: dict[int, list[Pair]] = {}
+    for task, seed in pairs:
+        number = (seed - config.seed0) // len(SUITES[config.suite].tasks)
+        blocks.setdefault(number // config.block, []).append((task, seed))
+    with contextlib.closing(pool_of(_record, config, config.workers, stay=True)) as pool:
+        try:
+            for block in blocks.values():
+                queue = WorkQueue(block)
+                for _, result in pool.results(queue):
+                    if isinstance(result, WorkerDied) and queue.hopeless:
+                        raise SystemExit(
+                            f"{MOST_DEATHS} recording workers ended one after the other; the last one "
+                            f"{result.how}. Run the same command again, it resumes."
+                        )
+                    yield None if isinstance(result, WorkerDied) else bool(result)
+        except EvaluationRefused as refusal:
+            raise SystemExit(str(refusal)) from refusal
 
 
 if __name__ == "__main__":

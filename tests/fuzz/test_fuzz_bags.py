@@ -30,6 +30,7 @@ from dtvla.nodes.recorder.damaged_mcap import MAGIC, DamagedMcap
 
 KIND = "std_msgs/msg/String"
 MESSAGES = 30
+MOST_DAMAGES = 4  # of `damaged`
 END = bytes([Opcode.FOOTER, 20, *[0] * 27]) + MAGIC
 
 
@@ -126,9 +127,10 @@ def test_of_a_damaged_bag_all_whole_chunks_are_read_and_nothing_that_was_not_wri
 
 @fuzz(30)
 @given(closed=st.booleans(), data=st.data())
-def test_a_repaired_bag_holds_what_is_whole_and_never_counts_more_lost_than_there_was(
+def test_a_repaired_bag_holds_what_is_whole_and_counts_what_was_lost(
     closed: bool, data: st.DataObject
 ) -> None:
+    """Without the writer's count a damaged index may tell of a message too many."""
     content = data.draw(damaged(recorded(closed)), label="content")
     with new_folder() as place:
         (place / "bag").mkdir()
@@ -139,7 +141,7 @@ def test_a_repaired_bag_holds_what_is_whole_and_never_counts_more_lost_than_ther
             return
         assert list(salvage(repaired.folder / "bag_repaired.mcap")) == found
         known = repaired.messages + sum(repaired.lost.values())
-        assert known == MESSAGES if repaired.exact else known <= MESSAGES
+        assert known == MESSAGES if repaired.exact else known <= MESSAGES + MOST_DAMAGES
 
 
 @fuzz(300)

@@ -169,7 +169,7 @@ def simulated(toy_policy, graphs):
         ]
         return toy_policy, rollout, [actor.play(job, Weights()) for job in jobs]
     finally:
-        actor._stage.close()
+        actor._environments.close()
 
 
 @pytest.mark.sim

@@ -11,19 +11,17 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file
 
 from dtvla.evaluation.work_queue import MOST_DEATHS, WorkQueue
-from dtvla.evaluation.worker_pool import WorkerProcess
+from dtvla.evaluation.worker_pool import READY, WorkerDied, WorkerPool, WorkerProcess
 from dtvla.policy.backends.onnxruntime import OnnxRuntimeBackend
 from dtvla.policy.backends.protocol import Backend
 from dtvla.policy.policy import Policy
@@ -37,7 +35,6 @@ from training.rl.settings import EvaluationSettings, RolloutSettings
 from training.rl.trajectory import RolloutJob, Trajectory
 
 START_TIMEOUT_S = 600.0  # imports and a large checkpoint, before an episode's own time begins
-READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -164,15 +161,6 @@ class RolloutActor:
             return Lost(job, f"{type(error).__name__}: {error}")
 
 
-@dataclass
-class _Worker(WorkerProcess):
-    """One that stays, with the end of our patience with what it plays."""
-
-    end_timeout_s: ClassVar[float] = 10.0
-    deadline: float = 0.0
-    ready: bool = False  # its imports and the checkpoint are loaded
-
-
 class Workers:
     """Worker processes of one learner.
 
@@ -191,8 +179,14 @@ class Workers:
         self._work, self._target = work, target or _worker
         self._graphs = Graphs(work.folder) if target is None and work.precision == "fp32" else None
         self._weights = Weights()
-        self._crew: dict[int, _Worker] = {}
         self._context: Any = multiprocessing.get_context(start)
+        self._pool = WorkerPool(
+            self._start,
+            work.rollout.workers,
+            stay=True,
+            start_timeout_s=START_TIMEOUT_S,
+            job_timeout_s=work.rollout.episode_timeout_s,
+        )
 
     def sync(self, weights: Weights) -> None:
         """See `Rollouts.sync`."""
@@ -215,88 +209,29 @@ class Workers:
 
     def close(self) -> None:
         """See `Rollouts.close`."""
-        for worker in self._crew.values():
-            worker.process.terminate()
-        for number in list(self._crew):
-            self._crew.pop(number).end()
+        self._pool.close()
         if self._graphs:
             self._graphs.close()
 
     def _round(self, jobs: Sequence[RolloutJob]) -> Iterator[Trajectory | Lost]:
         """Plays every job once."""
         queue = WorkQueue((job.task, index) for index, job in enumerate(jobs))
-        busy: set[int] = set()
-        try:
-            for number in range(min(self._work.rollout.workers, len(queue))):
-                self._deal(number, queue, jobs, busy)
-            while busy:
-                for number in self._ended(busy):
-                    result = self._receive(number)
-                    if result == READY:
-                        worker = self._crew[number]
-                        worker.ready = True
-                        worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
-                        continue
-                    if isinstance(result, TrainingError):
-                        raise result
-                    busy.discard(number)
-                    if isinstance(result, str):
-                        self._crew.pop(number).end()
-                        lost = queue.died(number)
-                        if lost is not None:
-                            yield Lost(jobs[lost[1]], f"The worker {result}.")
-                        if queue.hopeless:
-                            raise TrainingError(
-                                f"{MOST_DEATHS} rollout workers ended one after the other without an "
-                                f"episode; the last one {result}. See the messages above."
-                            )
-                    else:
-                        queue.ended(number)
-                        yield result
-                    self._deal(number, queue, jobs, busy)
-        finally:
-            for number in busy:  # nobody waits for these any more
-                self._crew[number].process.kill()
-                self._crew.pop(number).end()
+        results = self._pool.results(queue, lambda pair: (jobs[pair[1]], self._weights))
+        with contextlib.closing(results):
+            for (_, index), result in results:
+                if not isinstance(result, WorkerDied):
+                    yield result
+                    continue
+                yield Lost(jobs[index], f"The worker {result.how}.")
+                if queue.hopeless:
+                    raise TrainingError(
+                        f"{MOST_DEATHS} rollout workers ended one after the other without an "
+                        f"episode; the last one {result.how}. See the messages above."
+                    )
 
-    def _deal(self, number: int, queue: WorkQueue, jobs: Sequence[RolloutJob], busy: set[int]) -> None:
-        """Gives a worker its next episode, and makes the worker first when there is none."""
-        pair = queue.deal(number)
-        if pair is None:
-            return
-        if number not in self._crew:
-            graphs = self._graphs.exported() if self._graphs else None
-            self._crew[number] = _Worker.start(
-                self._context, self._target, replace(self._work, graphs=graphs)
-            )
-        worker = self._crew[number]
-        worker.deadline = time.monotonic() + self._work.rollout.episode_timeout_s
-        if not worker.ready:
-            worker.deadline += START_TIMEOUT_S
-        busy.add(number)
-        with contextlib.suppress(OSError):  # it has just died: its end of the pipe says so on the next turn
-            worker.pipe.send((jobs[pair[1]], self._weights))
-
-    def _ended(self, busy: set[int]) -> list[int]:
-        """Waits for an episode to end, a worker to die, or the patience with one to be over."""
-        soonest = min(self._crew[number].deadline for number in busy)
-        pipes = {self._crew[number].pipe: number for number in busy}
-        ready = connection.wait(list(pipes), max(0.0, soonest - time.monotonic()))
-        found = [number for pipe, number in pipes.items() if pipe in ready]
-        now = time.monotonic()
-        return found or [number for number in busy if self._crew[number].deadline <= now]
-
-    def _receive(self, number: int) -> Trajectory | Lost | TrainingError | str:
-        """What a worker handed in; or, in words, how it ended."""
-        worker = self._crew[number]
-        if not worker.pipe.poll():
-            worker.process.kill()
-            return f"was stuck for {self._work.rollout.episode_timeout_s:g} s"
-        try:
-            received: Trajectory | Lost | TrainingError = worker.pipe.recv()
-            return received
-        except (EOFError, OSError):
-            return worker.how_it_ended()
+    def _start(self) -> WorkerProcess:
+        graphs = self._graphs.exported() if self._graphs else None
+        return WorkerProcess.start(self._context, self._target, replace(self._work, graphs=graphs))
 
 
 def _worker(work: RolloutWork, pipe: Connection) -> None:

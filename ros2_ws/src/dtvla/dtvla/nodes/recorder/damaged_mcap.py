@@ -118,6 +118,7 @@ class DamagedMcap:
         self._loose_counts: Counter[int] = Counter()
         self._last: dict[int, _Entries] = {}  # what indexes should say of the chunk before them
         self._gap = False  # since the last chunk that is whole
+        self._sure = False  # that chunk has a checksum
         self._missing: Counter[int] = Counter()
         self._total: Statistics | None = None
         with file.open("rb") as stream:
@@ -198,21 +199,27 @@ class DamagedMcap:
             self._loose.append(at)
             self._loose_counts[record.channel_id] += 1
         elif isinstance(record, MessageIndex):
-            read = self._last.pop(record.channel_id, [])
-            if self._gap and not set(read) <= set(record.records):
-                read = []  # it speaks of a chunk that is damaged
-            self._missing[record.channel_id] += max(0, len(record.records) - len(read))
+            self._take_index(record)
         elif isinstance(record, Statistics):
             counts = record.channel_message_counts
             self._total = record if sum(counts.values()) == record.message_count else None
         return True
+
+    def _take_index(self, index: MessageIndex) -> None:
+        """Counts the messages that an index tells of and that were not read: of a chunk that is lost."""
+        if self._sure and not self._gap:
+            return  # of the chunk before it, of which all was read
+        read = self._last.pop(index.channel_id, [])
+        if self._gap and not set(read) <= set(index.records):
+            read = []
+        self._missing[index.channel_id] += max(0, len(index.records) - len(read))
 
     def _take_chunk(self, at: int, chunk: Chunk) -> bool:
         content = _content(chunk)
         if content is None:
             return False
         confirmed, end = chunk.uncompressed_crc != 0, 0
-        self._last, self._gap = {}, False
+        self._last, self._gap, self._sure = {}, False, confirmed
         for place, record in _records(chunk, content):
             self.damaged |= place != end
             end = place + HEAD.size + HEAD.unpack_from(content, place)[1]
