@@ -12,6 +12,7 @@ Each suite has an id `dtvla/SUITE-v0`. For a seed and actions the states are tho
 """
 
 from __future__ import annotations
+from dtvla.errors import InputError
 
 from typing import Any
 
@@ -52,7 +53,7 @@ class LiberoGymEnv(gymnasium.Env[GymObservation, NDArray[np.float32]]):
         render_mode: "rgb_array" lets `render` return both pictures side by side; None nothing.
 
     Raises:
-        ValueError: no such suite or task.
+        InputError: no such suite or task.
         SimulatorUnavailable: the suite's assets, a package or GL is missing.
     """
 
@@ -73,7 +74,7 @@ class LiberoGymEnv(gymnasium.Env[GymObservation, NDArray[np.float32]]):
         render_mode: str | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"There is no render mode '{render_mode}'; choose 'rgb_array', or none.")
+            raise InputError(f"There is no render mode '{render_mode}'; choose 'rgb_array', or none.")
         self.render_mode = render_mode
         self.sim = SimEnv(
             suite, task, image_size=image_size, fast=fast, variation=variation, max_steps=max_steps
@@ -100,7 +101,7 @@ class LiberoGymEnv(gymnasium.Env[GymObservation, NDArray[np.float32]]):
             ValueError: an option.
         """
         if options:
-            raise ValueError(f"reset takes no options, got {', '.join(map(str, options))}. Leave them out.")
+            raise InputError(f"reset takes no options, got {', '.join(map(str, options))}. Leave them out.")
         super().reset(seed=seed)
         obs = self.sim.reset(int(self.np_random.integers(SEEDS)) if seed is None else seed)
         return _seen(obs), self._info(obs)
