@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from dtvla.evaluation.results import machine
+from dtvla.evaluation.worker_pool import READY
 from dtvla.policy.bundle.policy_spec import PolicySpec
 from dtvla.policy.policy import Decision, raw_actions
 from dtvla.sim.env import list_tasks
@@ -30,7 +31,7 @@ from training.common.settings import parse
 from training.rl import rollouts
 from training.rl.settings import EvaluationSettings, RolloutSettings
 from training.rl.trajectory import RolloutJob, Trajectory
-from training.rl.workers import READY, Lost, RolloutWork, Weights, Workers
+from training.rl.workers import Lost, RolloutWork, Weights, Workers
 from training.sft.bench import add_figures
 
 

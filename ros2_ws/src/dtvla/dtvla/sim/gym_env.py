@@ -12,7 +12,6 @@ Each suite has an id `dtvla/SUITE-v0`. For a seed and actions the states are tho
 """
 
 from __future__ import annotations
-from dtvla.errors import InputError
 
 from typing import Any
 
@@ -22,6 +21,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import register
 from numpy.typing import NDArray
 
+from dtvla.errors import InputError
 from dtvla.policy.options import CAMERAS
 from dtvla.sim.env import ACTION_DIM, CONTROL_PERIOD_S, SUITES, Observation, SimEnv
 from dtvla.sim.perturbations.perturbation import Variation
