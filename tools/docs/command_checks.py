@@ -104,6 +104,7 @@ HANDLINGS = (
     Handling("make setup", "not run", "it made what runs the tests"),
     Handling("make setup-dev", "not run", "it made what runs the tests"),
     Handling("make test", "not run", TAKES_ALL),
+    Handling("make test-all", "not run", "it fetches large extras from the network"),
     Handling("make lint", "not run", "run in CI"),
     Handling("make format", "not run", "it changes the files"),
     Handling("make docs", "test", "tests/unit/test_docs_site.py"),
@@ -200,7 +201,7 @@ def _hold_make(words: tuple[str, ...]) -> None:
         name, is_setting, value = word.partition("=")
         if not is_setting and name not in {*targets, "-h"}:
             raise UnusableCommand(f"The Makefile has no target '{name}'.")
-        if is_setting and name not in ("ARGS", "MINUTES", "PYTHON"):
+        if is_setting and name not in ("ARGS", "COVERAGE", "MINUTES", "PYTHON"):
             raise UnusableCommand(f"The Makefile reads no variable {name}.")
         if name == "ARGS" and (program := BY_ARGS.get(words[0])) is not None:
             check(program[0], [*program[1:], *value.split()])

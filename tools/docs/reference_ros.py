@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from dtvla.bringup.graph import GRAPH
+from dtvla.bringup.graph import EXECUTABLES
 from dtvla.bringup.ports import EVERY_NODE, LIFECYCLE, OWN, Ports
 from dtvla.nodes.common.parameters import SCHEMAS, Parameter
 from tools.docs.markdown import escaped, page, table
@@ -75,7 +75,7 @@ def nodes() -> str:
     sections = [
         "## Every node\n\n" + _uses(EVERY_NODE) + "\n\nA lifecycle node besides:\n\n" + _uses(LIFECYCLE)
     ]
-    for node in GRAPH:
+    for node in EXECUTABLES:
         sections += [f"## {node.name}", _purpose(node.module), _uses(OWN[node.name])]
         if schema := SCHEMAS.get(node.name):
             sections += [f"### Parameters of {node.name}", parameters(schema)]
