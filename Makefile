@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # A sourced ROS distribution would shadow the wheels in .venv.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH
 python := .venv/bin/python
-sources := ros2_ws/src training model_export launch tests
+sources := ros2_ws/src training model_export launch tests tools
 
 .PHONY: help runtime dev setup setup-dev demo gate test test-all faults soak bench gpu-check docs lint format clean distclean
 

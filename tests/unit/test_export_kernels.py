@@ -208,7 +208,7 @@ def test_the_operator_refuses_what_does_not_fit(change: dict[str, Any], words: s
 
 def test_a_decoded_token_is_split_over_its_keys_and_a_prefill_is_not() -> None:
     sizes: dict[str, Any] = {"samples": 1, "heads": 8, "kv_heads": 1, "cache": 1024, "head_dim": 256}
-    gpu: dict[str, Any] = {"dtype": "bf16", "capability": 90, "processors": 132}
+    gpu: dict[str, Any] = {"dtype": "bf16", "gpu": GpuTarget(90, 132)}
     token, block, prefill = (plan(**sizes, **gpu, rows=rows) for rows in (1, 73, 560))
     assert (token.tile.rows, token.parts) == (16, 32)
     assert block.parts == 13

@@ -11,9 +11,9 @@ from dtvla.policy.bundle.loading import Bundle
 from dtvla.policy.options import DecisionOptions
 from dtvla.policy.policy import Policy
 from model_export import typical
+from model_export.errors import ExportError
 from model_export.typical_thoughts import _pieces, number_tokens, typical_thoughts, with_typical
 from training.collect import save_episode
-from training.datasets.errors import DatasetError
 
 REACH = ["the can is 1 cm left. move.", "the can is 2 cm left. move.", "the can is 12 cm left. move."]
 WORDS = ["go", "up", "to", "the", "can", "and", "lift", "it", "3", "7"]
@@ -81,7 +81,7 @@ def test_a_policy_that_is_to_think_plainly_tries_none(random_bundle_path, tmp_pa
     typical.add_typical(bundle, episodes)
     images = {name: np.full((64, 64, 3), 90, np.uint8) for name in ("agentview", "wrist")}
     decision = Policy.load(bundle, options=DecisionOptions(drafts=False)).decide(images, "pick")
-    assert (decision.kept, decision.passes) == (0, decision.tokens + 1)
+    assert (decision.accepted, decision.passes) == (0, decision.tokens + 1)
 
 
 def test_an_export_takes_them_from_the_episodes_that_it_is_calibrated_on(random_bundle_path, episodes):
@@ -93,6 +93,6 @@ def test_an_export_takes_them_from_the_episodes_that_it_is_calibrated_on(random_
 
 def test_a_folder_without_episodes_is_refused(random_bundle_path, tmp_path):
     bundle = shutil.copytree(random_bundle_path, tmp_path / "bundle")
-    with pytest.raises(DatasetError, match="holds no recorded episodes"):
+    with pytest.raises(ExportError, match="holds no recorded episodes"):
         typical.add_typical(bundle, tmp_path)
     assert Bundle.load(bundle).fingerprint == Bundle.load(random_bundle_path).fingerprint
