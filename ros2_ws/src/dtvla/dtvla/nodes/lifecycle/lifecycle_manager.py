@@ -111,9 +111,10 @@ class LifecycleManager:
                 if self._rule.is_new(name, self._instances(name)):
                     self._rule.tell(f"{name} was started anew")
                     self.bring_up([name])
-        for name, client, future in [each for each in self._pending if each[2].done()]:
-            self._pending.remove((name, client, future))
-            self._take(name, future.result())
+        for item in [each for each in self._pending if each[2].done()]:
+            if item in self._pending:  # else an answer before it has just made it void
+                self._pending.remove(item)
+                self._take(item[0], item[2].result())
         for name, request in self._rule.step(now_s):
             self._ask(name, request)
 
